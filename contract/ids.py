@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Identifiers: time-ordered, and for invocations also authenticated.
+
+An invocation id is ``inv_`` + 32 hex digits of a UUIDv7 (RFC 9562) + 12 hex digits of an HMAC-SHA256 over
+(uuid, project) under the installation's secret. Any gateway can therefore tell an id that this installation gave
+to this project from an invented one, without a look-up.
+"""
+
+import hmac
+import os
+import time
+import uuid
+from collections.abc import Callable
+
+INVOCATION_PREFIX = "inv_"
+RESPONSE_PREFIXES = ("chatcmpl-", "cmpl-", "resp_")
+_MAC_DIGITS = 12
+_INVOCATION_LENGTH = len(INVOCATION_PREFIX) + 32 + _MAC_DIGITS
+
+
+def uuid7(now_ns: Callable[[], int] = time.time_ns, random: Callable[[int], bytes] = os.urandom) -> uuid.UUID:
+    """A UUIDv7: 48 bits of UTC milliseconds, then 74 random bits."""
+    milliseconds = now_ns() // 1_000_000
+    noise = int.from_bytes(random(10), "big")
+    value = (milliseconds & (1 << 48) - 1) << 80
+    value |= 0x7 << 76 | (noise >> 68 & 0xFFF) << 64
+    value |= 0b10 << 62 | noise & (1 << 62) - 1
+    return uuid.UUID(int=value)
+
+
+def new_id(prefix: str, now_ns: Callable[[], int] = time.time_ns) -> str:
+    """An unauthenticated id such as ``key_018f…``; ``prefix`` comes without its underscore."""
+    return f"{prefix}_{uuid7(now_ns).hex}"
+
+
+def new_invocation_id(project: str, secret: bytes, now_ns: Callable[[], int] = time.time_ns) -> str:
+    """A fresh invocation id that only ``project`` can refer to."""
+    stem = uuid7(now_ns).hex
+    return f"{INVOCATION_PREFIX}{stem}{_mac(stem, project, secret)}"
+
+
+def is_own_invocation(invocation: str, project: str, secret: bytes) -> bool:
+    """Whether this installation gave ``invocation`` to ``project``; never raises on a mangled id."""
+    if len(invocation) != _INVOCATION_LENGTH or not invocation.startswith(INVOCATION_PREFIX) or not invocation.isascii():
+        return False
+    stem, mac = invocation[len(INVOCATION_PREFIX) : -_MAC_DIGITS], invocation[-_MAC_DIGITS:]
+    return hmac.compare_digest(mac, _mac(stem, project, secret))
+
+
+def invocation_of(reference: str) -> str:
+    """The invocation id inside a response id (``chatcmpl-inv_…``); a bare invocation id comes back unchanged."""
+    for prefix in RESPONSE_PREFIXES:
+        if reference.startswith(prefix):
+            return reference[len(prefix) :]
+    return reference
+
+
+def _mac(stem: str, project: str, secret: bytes) -> str:
+    return hmac.digest(secret, f"{stem}\0{project}".encode(), "sha256").hex()[:_MAC_DIGITS]

@@ -94,7 +94,8 @@ def reference() -> Iterator[str]:
         yield f"## `{kind}` (table `{table_name(record)}`)\n\n{record.__doc__}\n"
         yield "| column | type | null | what |\n| --- | --- | --- | --- |"
         for column in columns(record):
-            yield f"| `{column.name}` | {column.kind.value} | {'yes' if column.nullable else 'no'} | {column.description} |"
+            null = "yes" if column.nullable else "no"
+            yield f"| `{column.name}` | {column.kind.value} | {null} | {column.description} |"
         yield ""
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The grader protocol: one meaning in live scoring, in training, in evaluation and at the gate.
 
-A grader takes a batch and answers with one entry per sample, joined by id, never by position. What it could not grade it
-names as a `GraderError`; an error is never a score.
+A grader takes a batch and answers with one entry per sample, joined by id, never by position. What it could not
+grade it names as a `GraderError`; an error is never a score.
 """
 
 from collections.abc import Mapping, Sequence

@@ -41,7 +41,11 @@ def new_invocation_id(project: str, secret: bytes, now_ns: Callable[[], int] = t
 
 def is_own_invocation(invocation: str, project: str, secret: bytes) -> bool:
     """Whether this installation gave ``invocation`` to ``project``; never raises on a mangled id."""
-    if len(invocation) != _INVOCATION_LENGTH or not invocation.startswith(INVOCATION_PREFIX) or not invocation.isascii():
+    if (
+        len(invocation) != _INVOCATION_LENGTH
+        or not invocation.startswith(INVOCATION_PREFIX)
+        or not invocation.isascii()
+    ):
         return False
     stem, mac = invocation[len(INVOCATION_PREFIX) : -_MAC_DIGITS], invocation[-_MAC_DIGITS:]
     return hmac.compare_digest(mac, _mac(stem, project, secret))

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One installation on disk: its secret and the layout of ``data_dir``. Every path is named here and nowhere else.
 
-    data_dir/
-      secret                    32 random bytes in hex, mode 0600 (or MILLRACE_SECRET)
-      millrace.db               the control database, unless `database` says otherwise
-      spool/<producer>/         segments, one writer each
-      store/log.duckdb          the log, owned by the logger process
-      blobs/adapters/<version>/ immutable adapters
-      jobs/<job>/               the work of a training job, stage by stage
-      logs/<process>.log        what each process printed under `millrace up`
-      run/                      locks and marks of live processes
+data_dir/
+  secret                    32 random bytes in hex, mode 0600 (or MILLRACE_SECRET)
+  millrace.db               the control database, unless `database` says otherwise
+  spool/<producer>/         segments, one writer each
+  store/log.duckdb          the log, owned by the logger process
+  blobs/adapters/<version>/ immutable adapters
+  jobs/<job>/               the work of a training job, stage by stage
+  logs/<process>.log        what each process printed under `millrace up`
+  run/                      locks and marks of live processes
 """
 
 import hmac

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every record, declared once.
 
-A record is a `msgspec.Struct`; its fields, their types and their descriptions are the declaration. The codec (MessagePack),
-the DDL and the Arrow schema (`contract.columns`) and the reference page are derived from it, and a test fails on drift.
+A record is a `msgspec.Struct`; its fields, their types and their descriptions are the declaration. The codec
+(MessagePack), the DDL and the Arrow schema (`contract.columns`) and the reference page are derived from it, and a
+test fails on drift.
 
-Every record carries ``kind`` (the struct's tag), ``schema`` (version of its declaration), ``id``, ``producer`` and ``seq``
-(stamped by the spool that takes it: dense per producer, which is the whole of de-duplication) and ``time``.
+Every record carries ``kind`` (the struct's tag), ``schema`` (version of its declaration), ``id``, ``producer`` and
+``seq`` (stamped by the spool that takes it: dense per producer, which is the whole of de-duplication) and ``time``.
 
-Changing a record: add fields with a default at the end and raise ``SCHEMA``; never rename, remove or retype. A reader meets
-an older record with defaults and refuses a newer one (`NewerRecord`), which ingestion sends to the dead-letter table.
+Changing a record: add fields with a default at the end and raise ``SCHEMA``; never rename, remove or retype. A
+reader meets an older record with defaults and refuses a newer one (`NewerRecord`), which ingestion sends to the
+dead-letter table.
 """
 
 import enum
@@ -56,7 +58,9 @@ class Invocation(Record, kw_only=True, tag="invocation"):
     endpoint: Annotated[str, Meta(description="route, such as /v1/chat/completions")]
     status: Annotated[Status, Meta(description="complete, interrupted, aborted, failed or refused")]
     alias: Annotated[str, Meta(description="public model name that was asked for")] = ""
-    version: Annotated[str, Meta(description="immutable version that answered: alias@digest12, or the base model's name")] = ""
+    version: Annotated[
+        str, Meta(description="immutable version that answered: alias@digest12, or the base model's name")
+    ] = ""
     replica: Annotated[str, Meta(description="engine replica that answered")] = ""
     attempts: Annotated[int, Meta(description="upstream attempts made")] = 0
     stream: Annotated[bool, Meta(description="whether the client asked for a stream")] = False
@@ -65,22 +69,36 @@ class Invocation(Record, kw_only=True, tag="invocation"):
     metadata: Annotated[Json | None, Meta(description="the request's metadata")] = None
     parameters: Annotated[Json | None, Meta(description="effective parameters sent to the engine")] = None
     messages: Annotated[Json | None, Meta(description="the prompt, by payload policy")] = None
-    choices: Annotated[Json | None, Meta(description="the answers, by payload policy: [{index, message, finish_reason}]")] = None
+    choices: Annotated[
+        Json | None, Meta(description="the answers, by payload policy: [{index, message, finish_reason}]")
+    ] = None
     prompt_token_ids: Annotated[list[int] | None, Meta(description="the prompt as the engine saw it, by policy")] = None
-    completion_token_ids: Annotated[list[list[int]] | None, Meta(description="sampled tokens per choice, by policy")] = None
-    logprobs: Annotated[list[list[float]] | None, Meta(description="logprob of each sampled token per choice, by policy")] = None
-    prompt_tokens: Annotated[int | None, Meta(description="tokens of the prompt, cached ones included; null: unknown, not 0")] = None
+    completion_token_ids: Annotated[
+        list[list[int]] | None, Meta(description="sampled tokens per choice, by policy")
+    ] = None
+    logprobs: Annotated[
+        list[list[float]] | None, Meta(description="logprob of each sampled token per choice, by policy")
+    ] = None
+    prompt_tokens: Annotated[
+        int | None, Meta(description="tokens of the prompt, cached ones included; null: unknown, not 0")
+    ] = None
     cached_tokens: Annotated[int | None, Meta(description="prompt tokens served from the prefix cache")] = None
     completion_tokens: Annotated[int | None, Meta(description="tokens of all answers, reasoning included")] = None
-    reasoning_tokens: Annotated[int | None, Meta(description="tokens of reasoning, where the engine tells them apart")] = None
-    usage_source: Annotated[UsageSource | None, Meta(description="reported by the engine, counted from tokens, or estimated")] = None
+    reasoning_tokens: Annotated[
+        int | None, Meta(description="tokens of reasoning, where the engine tells them apart")
+    ] = None
+    usage_source: Annotated[
+        UsageSource | None, Meta(description="reported by the engine, counted from tokens, or estimated")
+    ] = None
     cost: Annotated[int | None, Meta(description="nano-dollars")] = None
     price_version: Annotated[str | None, Meta(description="price that the cost was computed with")] = None
     finish_reasons: Annotated[list[str] | None, Meta(description="finish reason per choice")] = None
     http_status: Annotated[int | None, Meta(description="status sent to the client")] = None
     error_code: Annotated[str | None, Meta(description="code of the error sent to the client")] = None
     queue_ns: Annotated[int | None, Meta(description="nanoseconds from arrival to the upstream request")] = None
-    first_byte_ns: Annotated[int | None, Meta(description="nanoseconds from arrival to the first byte of the answer")] = None
+    first_byte_ns: Annotated[
+        int | None, Meta(description="nanoseconds from arrival to the first byte of the answer")
+    ] = None
     total_ns: Annotated[int | None, Meta(description="nanoseconds from arrival to the last byte")] = None
     overhead_ns: Annotated[int | None, Meta(description="total less the time spent waiting for the engine")] = None
 
@@ -92,7 +110,9 @@ class Score(Record, kw_only=True, tag="score"):
     invocation: Annotated[str, Meta(description="id of the invocation")]
     grader: Annotated[str, Meta(description="name of the grader in the settings")]
     grader_version: Annotated[str, Meta(description="first 12 hex digits of the digest of its specification")]
-    position: Annotated[int, Meta(description="cursor of the log row that caused it: the judge resumes after the largest")]
+    position: Annotated[
+        int, Meta(description="cursor of the log row that caused it: the judge resumes after the largest")
+    ]
     choice: Annotated[int, Meta(description="index of the answer")] = 0
     value: Annotated[float | None, Meta(description="the score; null when there is an error")] = None
     error: Annotated[str | None, Meta(description="kind of error; null when there is a value")] = None
@@ -127,7 +147,9 @@ class Charge(Record, kw_only=True, tag="charge"):
 class Decision(Record, kw_only=True, tag="decision"):
     """What the loop decided by itself, with every figure it used."""
 
-    action: Annotated[str, Meta(description="start_job, skip_run, admit, refuse, load, promote, roll_back, retire, pause_grader")]
+    action: Annotated[
+        str, Meta(description="start_job, skip_run, admit, refuse, load, promote, roll_back, retire, pause_grader")
+    ]
     subject: Annotated[str, Meta(description="version, job, loop or grader that it is about")]
     reason: Annotated[str, Meta(description="why, in words")]
     figures: Annotated[Json, Meta(description="every number that led to it")]
@@ -149,7 +171,9 @@ class TrainingStep(Record, kw_only=True, tag="training_step"):
     job: Annotated[str, Meta(description="training job")]
     step: Annotated[int, Meta(description="from 1")]
     total_steps: Annotated[int, Meta(description="planned steps")]
-    metrics: Annotated[Json, Meta(description="name -> number: reward, spread, entropy, gradient norm, seconds per phase, …")]
+    metrics: Annotated[
+        Json, Meta(description="name -> number: reward, spread, entropy, gradient norm, seconds per phase, …")
+    ]
 
 
 AnyRecord = Invocation | Score | Feedback | Charge | Decision | Erasure | TrainingStep
@@ -188,4 +212,5 @@ def decode(payload: bytes | memoryview) -> AnyRecord:
     header = _header_decoder.decode(payload)
     if header.schema > SCHEMA or header.kind not in KINDS:
         raise NewerRecord(f"a {header.kind!r} of schema {header.schema}; this release reads schema {SCHEMA}")
-    return _decoder.decode(payload)
+    record: AnyRecord = _decoder.decode(payload)
+    return record

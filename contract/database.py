@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control database: what several processes must agree on now. SQLite in WAL mode.
+
+The log (what happened) is elsewhere. Tables are SQLAlchemy Core; `contract/migrations` takes a file of any earlier
+release forward, and a test fails when tables and migrations drift apart.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+
+from contract.errors import DatabaseError
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+)
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("project", sa.ForeignKey("projects.id"), nullable=False),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("prefix", sa.String, nullable=False, doc="the first characters, to recognise it by"),
+    sa.Column("digest", sa.String, nullable=False, unique=True, doc="SHA-256 of the key, in hex"),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("expires_ns", sa.BigInteger),
+    sa.Column("revoked_ns", sa.BigInteger),
+)
+prices = sa.Table(
+    "prices",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("model", sa.String, nullable=False, index=True),
+    sa.Column("input", sa.BigInteger, nullable=False, doc="nano-dollars per million tokens"),
+    sa.Column("cached_input", sa.BigInteger, nullable=False),
+    sa.Column("output", sa.BigInteger, nullable=False),
+    sa.Column("starts_ns", sa.BigInteger, nullable=False),
+)
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True, doc="alias@digest12"),
+    sa.Column("alias", sa.String, nullable=False, index=True),
+    sa.Column("engine", sa.String, nullable=False),
+    sa.Column("base", sa.String, nullable=False, doc="name under which the engine serves the base"),
+    sa.Column("digest", sa.String, nullable=False, doc="SHA-256 over the adapter's files, in hex"),
+    sa.Column("path", sa.String, nullable=False),
+    sa.Column("parent", sa.String),
+    sa.Column("job", sa.String),
+    sa.Column("manifest", sa.JSON, nullable=False),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("reason", sa.String, nullable=False, doc="why it is in this state"),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("changed_ns", sa.BigInteger, nullable=False),
+)
+aliases = sa.Table(
+    "aliases",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("engine", sa.String, nullable=False),
+    sa.Column("version", sa.ForeignKey("versions.id"), doc="null: the engine's base model"),
+    sa.Column("changed_ns", sa.BigInteger, nullable=False),
+)
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("loop", sa.String, nullable=False, index=True),
+    sa.Column("alias", sa.String, nullable=False),
+    sa.Column("base", sa.String, nullable=False),
+    sa.Column("status", sa.String, nullable=False, index=True),
+    sa.Column("spec", sa.JSON, nullable=False, doc="the loop as it was when the job was made"),
+    sa.Column("cursor", sa.BigInteger, nullable=False, doc="the log's cursor up to which the job looks"),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("started_ns", sa.BigInteger),
+    sa.Column("finished_ns", sa.BigInteger),
+    sa.Column("version", sa.ForeignKey("versions.id")),
+    sa.Column("result", sa.JSON, doc="the report's figures"),
+    sa.Column("error", sa.String),
+)
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job", sa.ForeignKey("jobs.id"), nullable=False, index=True),
+    sa.Column("time_ns", sa.BigInteger, nullable=False),
+    sa.Column("level", sa.String, nullable=False, doc="info, warn or error"),
+    sa.Column("type", sa.String, nullable=False, doc="message or metrics"),
+    sa.Column("message", sa.String, nullable=False),
+    sa.Column("data", sa.JSON),
+    sqlite_autoincrement=True,
+)
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("holder", sa.String, nullable=False),
+    sa.Column("expires_ns", sa.BigInteger, nullable=False),
+)
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("topic", sa.String, nullable=False),
+    sa.Column("subject", sa.String, nullable=False),
+    sa.Column("time_ns", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+
+def open_database(url: str) -> sa.Engine:
+    """The control database at ``url``, taken forward to this release's tables.
+
+    Raises:
+        DatabaseError: the file cannot be opened or written, or it was written by a newer release.
+    """
+    engine = connect(url)
+    try:
+        with _one_at_a_time(engine):
+            command.upgrade(_alembic(engine), "head")
+    except (sa.exc.SQLAlchemyError, OSError, CommandError) as error:
+        engine.dispose()
+        raise DatabaseError(f"cannot open the control database {engine.url}: {_first_line(error)}") from error
+    return engine
+
+
+def connect(url: str) -> sa.Engine:
+    """An engine with our pragmas, as it is: no migration."""
+    engine = sa.create_engine(url)
+    sa.event.listen(engine, "connect", _pragmas)
+    sa.event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+@contextmanager
+def _one_at_a_time(engine: sa.Engine) -> Iterator[None]:
+    """Processes that start together migrate one after the other."""
+    if not engine.url.database:
+        yield
+        return
+    path = Path(engine.url.database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _alembic(engine: sa.Engine) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["engine"] = engine
+    return config
+
+
+def _pragmas(connection: sa.PoolProxiedConnection, _record: object) -> None:
+    # pysqlite's own transaction handling is switched off: BEGIN IMMEDIATE below replaces it.
+    connection.isolation_level = None  # type: ignore[attr-defined]  # a DBAPI attribute that the proxy passes on
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    # A read transaction that turns into a write cannot wait for its turn in SQLite; every transaction takes the
+    # writer's turn at once. Reads that must not wait use `reading`.
+    if not connection.get_execution_options().get("reading", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN DEFERRED")
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection for reads alone: it never waits for a writer."""
+    with engine.connect().execution_options(reading=True) as connection:
+        yield connection
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

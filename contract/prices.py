@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The price book: which price holds for a model at a moment, and what a usage costs.
+
+A price version starts at a moment and holds until the next one of the same model. It is never edited. A tuned
+version bills at the rate of the public name that it answers under.
+"""
+
+import time
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from contract import changes
+from contract.database import prices
+from contract.ids import new_id
+from contract.money import cost_of_tokens
+
+
+@dataclass(frozen=True)
+class PriceVersion:
+    """Nano-dollars per million tokens, from ``starts_ns`` on."""
+
+    id: str
+    model: str
+    input: int
+    cached_input: int
+    output: int
+    starts_ns: int
+
+    def cost(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
+        """Nano-dollars; ``prompt_tokens`` includes the cached ones.
+
+        Raises:
+            ValueError: a count is negative, or more tokens were cached than the prompt has.
+        """
+        if min(prompt_tokens, cached_tokens, completion_tokens) < 0 or cached_tokens > prompt_tokens:
+            raise ValueError(
+                f"impossible usage: prompt {prompt_tokens}, cached {cached_tokens}, completion {completion_tokens}"
+            )
+        fresh = prompt_tokens - cached_tokens
+        return cost_of_tokens(
+            [(fresh, self.input), (cached_tokens, self.cached_input), (completion_tokens, self.output)]
+        )
+
+
+class PriceBook:
+    """All price versions, immutable; a process makes a new one when the `prices` topic changes."""
+
+    def __init__(self, versions: Iterable[PriceVersion]) -> None:
+        self._by_model: dict[str, list[PriceVersion]] = defaultdict(list)
+        for version in sorted(versions, key=lambda version: (version.starts_ns, version.id)):
+            self._by_model[version.model].append(version)
+
+    def at(self, model: str, time_ns: int) -> PriceVersion:
+        """The price of ``model`` at a moment; before its first version, the first.
+
+        Raises:
+            KeyError: the model has no price at all.
+        """
+        known = self._by_model.get(model)
+        if not known:
+            raise KeyError(f"no price for model {model}")
+        return known[max(0, bisect_right(known, time_ns, key=lambda version: version.starts_ns) - 1)]
+
+
+def read_book(connection: sa.Connection) -> PriceBook:
+    """The price book as the database has it."""
+    return PriceBook(PriceVersion(**row._asdict()) for row in connection.execute(prices.select()))
+
+
+def latest(connection: sa.Connection, model: str) -> PriceVersion | None:
+    """The newest price version of a model."""
+    query = prices.select().where(prices.c.model == model).order_by(prices.c.starts_ns.desc(), prices.c.id.desc())
+    row = connection.execute(query.limit(1)).one_or_none()
+    return None if row is None else PriceVersion(**row._asdict())
+
+
+def add(
+    connection: sa.Connection,
+    model: str,
+    *,
+    input: int,
+    cached_input: int,
+    output: int,
+    now_ns: Callable[[], int] = time.time_ns,
+) -> PriceVersion:
+    """A new price version of ``model`` that starts now."""
+    version = PriceVersion(new_id("price", now_ns), model, input, cached_input, output, now_ns())
+    connection.execute(prices.insert().values(version.__dict__))
+    changes.note(connection, "prices", model, now_ns)
+    return version

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the settings file says once, the control database says from then on.
+
+At first sight a model of the file becomes an alias and a price version. Afterwards the database owns where an alias
+points and what its prices were; a price that changed in the file becomes a new version dated now.
+"""
+
+import time
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from contract import changes, prices
+from contract.database import aliases, projects
+from contract.settings import Price, Settings
+
+DEFAULT_PROJECT = "default"
+
+
+def seed(connection: sa.Connection, settings: Settings, now_ns: Callable[[], int] = time.time_ns) -> list[str]:
+    """Brings the database up to the settings file; what was done, a line each. Doing it twice changes nothing."""
+    done = []
+    if connection.scalar(sa.select(projects.c.id).where(projects.c.id == DEFAULT_PROJECT)) is None:
+        connection.execute(projects.insert().values(id=DEFAULT_PROJECT, name=DEFAULT_PROJECT, created_ns=now_ns()))
+        done.append(f"project {DEFAULT_PROJECT} made")
+    known = {row.name: row.engine for row in connection.execute(aliases.select())}
+    for name, model in settings.models.items():
+        if name not in known:
+            connection.execute(
+                aliases.insert().values(name=name, engine=model.engine, version=None, changed_ns=now_ns())
+            )
+            changes.note(connection, "aliases", name, now_ns)
+            done.append(f"model {name} made, on engine {model.engine}")
+        if not _same_price(prices.latest(connection, name), model.price):
+            prices.add(connection, name, **_price(model.price), now_ns=now_ns)
+            done.append(f"price of {name} set")
+    return done
+
+
+def drift(connection: sa.Connection, settings: Settings) -> list[str]:
+    """Where the database and the settings file differ, a line each; `millrace config check` prints them."""
+    found = []
+    known = {row.name: row for row in connection.execute(aliases.select())}
+    for name, model in settings.models.items():
+        if name not in known:
+            found.append(f"models.{name} is in the file only; the next start makes it")
+            continue
+        if known[name].engine != model.engine:
+            found.append(
+                f"models.{name}.engine is {model.engine} in the file, {known[name].engine} in the database, which holds"
+            )
+        if not _same_price(prices.latest(connection, name), model.price):
+            found.append(f"models.{name}.price differs; the next start makes a new price version dated then")
+    found += [
+        f"model {name} is in the database only, and still served" for name in known if name not in settings.models
+    ]
+    return found
+
+
+def _price(price: Price) -> dict[str, int]:
+    cached = price.input if price.cached_input is None else price.cached_input
+    return {"input": price.input, "cached_input": cached, "output": price.output}
+
+
+def _same_price(version: prices.PriceVersion | None, price: Price) -> bool:
+    return version is not None and _price(price) == {
+        "input": version.input,
+        "cached_input": version.cached_input,
+        "output": version.output,
+    }

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: a closed set, loud about everything it does not know.
+
+A setting comes from, strongest first: a command-line flag, the environment (``MILLRACE_GATEWAY__PORT=9000``), the YAML
+file, the default. This package is the only place that reads any of them.
+"""
+
+from contract.settings.load import load_settings, parse_settings
+from contract.settings.loops import Filter, Loop, Trigger
+from contract.settings.schema import (
+    Engine,
+    EngineLaunch,
+    FeedbackMetric,
+    GatewaySettings,
+    JudgeSampling,
+    JudgeSettings,
+    Kafka,
+    LogSettings,
+    Model,
+    PayloadPolicy,
+    Price,
+    Settings,
+    SpoolSettings,
+    StoreSettings,
+    TrainerSettings,
+)
+
+__all__ = [
+    "Engine",
+    "EngineLaunch",
+    "FeedbackMetric",
+    "Filter",
+    "GatewaySettings",
+    "JudgeSampling",
+    "JudgeSettings",
+    "Kafka",
+    "LogSettings",
+    "Loop",
+    "Model",
+    "PayloadPolicy",
+    "Price",
+    "Settings",
+    "SpoolSettings",
+    "StoreSettings",
+    "TrainerSettings",
+    "Trigger",
+    "load_settings",
+    "parse_settings",
+]

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flag over environment over file over default, and errors that name the setting, its value and its line."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from contract.errors import SettingsError
+from contract.settings.references import Location, dangling
+from contract.settings.schema import Settings
+
+PREFIX = "MILLRACE_"
+RESERVED = frozenset({"MILLRACE_SECRET", "MILLRACE_CONFIG", "MILLRACE_CACHE", "MILLRACE_API_KEY", "MILLRACE_SOAK"})
+"""Variables of that prefix that are no settings."""
+
+
+def load_settings(
+    path: Path | None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """The settings of a process.
+
+    Args:
+        path: YAML file, or None for defaults alone. A relative ``data_dir`` in the file is relative to the file.
+        flags: dotted name -> value, such as ``{"gateway.port": 9000}``; None values are not set.
+        environment: where ``MILLRACE_SECTION__NAME`` variables are looked up.
+
+    Raises:
+        SettingsError: naming each setting at fault with its value and where it came from.
+    """
+    if path is None:
+        return parse_settings("", "defaults", flags, environment)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    return parse_settings(text, str(path), flags, environment, relative_to=path.parent)
+
+
+def parse_settings(
+    text: str,
+    source: str = "settings",
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    relative_to: Path | None = None,
+) -> Settings:
+    """The settings in a YAML text; see `load_settings`."""
+    values, origins = _from_yaml(text, source)
+    if relative_to is not None and isinstance(values.get("data_dir"), str):
+        values["data_dir"] = str(relative_to / values["data_dir"])
+    for name, value in sorted((environment or {}).items()):
+        if name.startswith(PREFIX) and name not in RESERVED:
+            _set(values, origins, tuple(name[len(PREFIX) :].lower().split("__")), _scalar(value), f"environment {name}")
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            _set(
+                values, origins, tuple(dotted.split(".")), value, f"flag --{dotted.replace('.', '-').replace('_', '-')}"
+            )
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem, origins, source) for problem in error.errors())) from None
+    problems = [
+        f"{_where(at, origins, source)}: {_dotted(at)}: {value!r} {wrong}" for at, value, wrong in dangling(settings)
+    ]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def _from_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[Location, str]]:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        origins: dict[Location, str] = {}
+        if node is None:
+            return {}, origins
+        if not isinstance(node, yaml.MappingNode):
+            raise SettingsError(f"{source}: the settings must be a mapping, not {node.value!r}")
+        _note_lines(node, (), source, origins)
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SettingsError(f"{source}:{line}: this is not YAML: {error.problem}") from None
+    return values, origins
+
+
+def _note_lines(node: yaml.Node, at: Location, source: str, origins: dict[Location, str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = (*at, key.value)
+            if place in origins:
+                raise SettingsError(f"{source}:{key.start_mark.line + 1}: {_dotted(place)} is given twice")
+            origins[place] = f"{source}:{key.start_mark.line + 1}"
+            _note_lines(value, place, source, origins)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            origins[(*at, index)] = f"{source}:{value.start_mark.line + 1}"
+            _note_lines(value, (*at, index), source, origins)
+
+
+def _set(values: dict[str, Any], origins: dict[Location, str], at: tuple[str, ...], value: Any, origin: str) -> None:
+    section = values
+    for name in at[:-1]:
+        below = section.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise SettingsError(f"{origin}: {'.'.join(at)} cannot be set: {name} is a list or a value")
+        section = below
+    section[at[-1]] = value
+    origins[at] = origin
+
+
+def _scalar(text: str) -> Any:
+    """An environment variable's text as YAML reads a scalar; text that is no scalar stays as it is."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, dict | list) else value
+
+
+def _explain(problem: Any, origins: dict[Location, str], source: str) -> str:
+    at: Location = tuple(problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "is not a setting"
+    elif problem["type"] == "missing":
+        return f"{_where(at, origins, source)}: {_dotted(at)}: is missing"
+    return f"{_where(at, origins, source)}: {_dotted(at)}: {problem['input']!r}: {message}"
+
+
+def _where(at: Location, origins: dict[Location, str], source: str) -> str:
+    for depth in range(len(at), 0, -1):
+        if at[:depth] in origins:
+            return origins[at[:depth]]
+    return source
+
+
+def _dotted(at: Location) -> str:
+    text = ""
+    for part in at:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names in the settings that must point at something else in the settings."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contract.settings.schema import Settings
+
+Location = tuple[str | int, ...]
+
+
+def dangling(settings: "Settings") -> Iterator[tuple[Location, str, str]]:
+    """Every reference to something that is not declared, as (location, value, what is wrong)."""
+    engines = [engine.name for engine in settings.engines]
+    for index, engine in enumerate(settings.engines):
+        if engines.index(engine.name) != index:
+            yield ("engines", index, "name"), engine.name, "is the name of an earlier engine too"
+    for name, model in settings.models.items():
+        if model.engine not in engines:
+            yield ("models", name, "engine"), model.engine, f"is no engine; declared are {_names(engines)}"
+    for index, sampling in enumerate(settings.judge.live):
+        at: Location = ("judge", "live", index)
+        if sampling.grader not in settings.graders:
+            yield (*at, "grader"), sampling.grader, f"is no grader; declared are {_names(settings.graders)}"
+        if sampling.reference is not None and sampling.reference not in settings.log.feedback:
+            yield (*at, "reference"), sampling.reference, _no_metric(settings)
+        for place, public in enumerate(sampling.models):
+            if public not in settings.models:
+                yield (*at, "models", place), public, f"is no model; declared are {_names(settings.models)}"
+    yield from _loops(settings)
+
+
+def _loops(settings: "Settings") -> Iterator[tuple[Location, str, str]]:
+    for name, loop in settings.loops.items():
+        for field, public in (("model", loop.model), ("base", loop.base)):
+            if public not in settings.models:
+                yield ("loops", name, field), public, f"is no model; declared are {_names(settings.models)}"
+        if loop.data.reference not in settings.log.feedback:
+            yield ("loops", name, "data", "reference"), loop.data.reference, _no_metric(settings)
+        for index, grader in enumerate(loop.graders):
+            if grader not in settings.graders:
+                yield (
+                    ("loops", name, "graders", index),
+                    grader,
+                    f"is no grader; declared are {_names(settings.graders)}",
+                )
+        both = [settings.models[public].engine for public in (loop.model, loop.base) if public in settings.models]
+        if len(set(both)) > 1:
+            yield (
+                ("loops", name, "base"),
+                loop.base,
+                f"is on engine {both[1]}, the model on {both[0]}; they must share one",
+            )
+
+
+def _no_metric(settings: "Settings") -> str:
+    return f"is no feedback metric; log.feedback declares {_names(settings.log.feedback)}"
+
+
+def _names(names: object) -> str:
+    return ", ".join(sorted(map(str, names))) or "none"  # type: ignore[call-overload]  # any iterable of names

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting with its type, range, default and meaning; `docs/reference/settings.md` is generated from here."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from contract.installation import Installation
+from contract.settings.loops import Loop
+from contract.settings.units import Bytes, Seconds, Section, Usd
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
+class GatewaySettings(Section):
+    """The public HTTP server."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(1, ge=1, le=64, description="processes that share the port")
+    max_body: Bytes = Field(10 * 2**20, ge=1024, description="largest request body")
+    max_concurrent: int = Field(256, ge=1, description="requests in flight per worker; more are answered 503")
+    max_completion_tokens: int = Field(4096, ge=1, description="largest max_tokens a request may ask for")
+    max_choices: int = Field(16, ge=1, description="largest n a request may ask for")
+    max_messages: int = Field(1024, ge=1, description="most messages of one request")
+    connect_timeout: Seconds = Field(5.0, gt=0, description="to reach a replica")
+    first_byte_timeout: Seconds = Field(120.0, gt=0, description="from request to first byte of a replica's answer")
+    read_timeout: Seconds = Field(60.0, gt=0, description="between two pieces of an answer")
+    total_timeout: Seconds = Field(600.0, gt=0, description="for a whole answer")
+    drain_timeout: Seconds = Field(30.0, gt=0, description="for open answers to finish after SIGTERM")
+
+
+class EngineLaunch(Section):
+    """A vLLM server that `millrace up` starts and keeps alive, on the loopback interface."""
+
+    model: str = Field(description="smollm2-135m (embedded), a local folder, or a hub id")
+    port: int = Field(8100, ge=1, le=65535, description="loopback port")
+    max_model_len: int = Field(2048, ge=64, description="context length in tokens")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("bfloat16", description="weights' type")
+    max_loras: int = Field(4, ge=1, description="adapters in one batch; at least live versions + 1")
+    max_cpu_loras: int = Field(8, ge=1, description="adapters kept in memory")
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="largest adapter rank")
+    kv_cache: Bytes = Field(2 * 2**30, ge=2**26, description="memory for the KV cache (CPU engine)")
+    eager: bool = Field(False, description="skip compilation: ready sooner, slower after")
+    max_queued: int = Field(512, ge=1, description="requests the engine queues before it answers 503")
+    start_timeout: Seconds = Field(600.0, gt=0, description="until it must be ready")
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.max_cpu_loras < self.max_loras:
+            raise ValueError(f"max_cpu_loras ({self.max_cpu_loras}) must be at least max_loras ({self.max_loras})")
+        return self
+
+
+class Engine(Section):
+    """One engine: either found at a URL or launched here."""
+
+    name: str = Field(pattern=_NAME, description="its name in models, metrics and records")
+    base_model: str = Field(description="name under which the engine serves its base weights")
+    url: str | None = Field(None, description="base URL of a running engine, without /v1")
+    launch: EngineLaunch | None = Field(None, description="start it with `millrace up`")
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/") if value else value
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if (self.url is None) == (self.launch is None):
+            raise ValueError("needs exactly one of url and launch")
+        return self
+
+    @property
+    def base_url(self) -> str:
+        """Where the engine listens."""
+        return self.url or f"http://127.0.0.1:{self.launch.port if self.launch else 0}"
+
+
+class Price(Section):
+    """USD per million tokens."""
+
+    input: Usd = Field(description="prompt tokens not served from the cache")
+    cached_input: Usd | None = Field(None, description="prompt tokens served from the cache; as input when absent")
+    output: Usd = Field(description="generated tokens")
+
+
+class Model(Section):
+    """A public model name."""
+
+    engine: str = Field(description="name of an engine")
+    adapter: str | None = Field(None, description="folder of a LoRA adapter to publish and serve at first sight")
+    price: Price = Field(description="USD per million tokens")
+
+
+class SpoolSettings(Section):
+    """The append-only log each producer writes before anything else happens."""
+
+    max_bytes: Bytes = Field(4 * 2**30, ge=2**20, description="on disk, per producer")
+    segment_bytes: Bytes = Field(64 * 2**20, ge=2**16, description="size at which a new segment starts")
+    durability: Literal["process", "batch", "request"] = Field(
+        "process", description="survives the death of the process; fsync every 50 ms; fsync before the last byte"
+    )
+    when_full: Literal["refuse", "drop_payload", "drop"] = Field(
+        "refuse", description="answer 503; keep the meter part only; drop the record and count it"
+    )
+
+
+class Kafka(Section):
+    """A Kafka-protocol broker between spool and store."""
+
+    bootstrap: list[str] = Field(min_length=1, description="host:port of brokers")
+    topic: str = Field("millrace-log", description="topic of framed record blocks")
+    max_in_flight: Bytes = Field(16 * 2**20, ge=2**16, description="bytes produced and not yet acknowledged")
+    options: dict[str, str | int | bool] = Field(
+        {}, description="passed to kafka-python: security_protocol, sasl_…, ssl_…"
+    )
+
+
+class StoreSettings(Section):
+    """The DuckDB file, owned by one logger process."""
+
+    memory_limit: Bytes = Field(512 * 2**20, ge=64 * 2**20, description="DuckDB's memory limit")
+    threads: int = Field(1, ge=1, description="DuckDB's threads")
+    batch_rows: int = Field(2000, ge=1, description="rows of one transaction at most")
+    batch_delay: Seconds = Field(0.5, gt=0, description="a smaller batch is committed after this time")
+    query_timeout: Seconds = Field(30.0, gt=0, description="time budget of one query")
+
+
+class PayloadPolicy(Section):
+    """What a record keeps beside the meter part."""
+
+    payload: Literal["on", "off"] = Field("on", description="keep prompts and answers")
+    tokens: bool = Field(False, description="keep token ids and sampling logprobs")
+
+
+class FeedbackMetric(Section):
+    """A metric that `POST /v1/feedback` accepts."""
+
+    type: Literal["label", "number", "boolean", "comment", "demonstration"] = Field(description="type of the value")
+    values: list[str] | None = Field(None, description="the labels allowed; any text when absent")
+
+
+class LogSettings(Section):
+    """Spool, broker, store and the logger process."""
+
+    host: str = Field("127.0.0.1", description="address of the logger's private API")
+    port: int = Field(8091, ge=0, le=65535, description="its port")
+    spool: SpoolSettings = Field(SpoolSettings(), description="per producer")
+    kafka: Kafka | None = Field(None, description="straight to the store when absent")
+    store: StoreSettings = Field(StoreSettings(), description="DuckDB")
+    policy: PayloadPolicy = Field(PayloadPolicy(), description="what is kept")
+    feedback: dict[str, FeedbackMetric] = Field({}, description="name -> metric")
+
+    @property
+    def url(self) -> str:
+        """Where the logger's private API listens."""
+        return f"http://{self.host}:{self.port}"
+
+
+class JudgeSampling(Section):
+    """Which live answers a grader sees."""
+
+    grader: str = Field(description="name under `graders`")
+    models: list[str] = Field([], description="public names; empty means all")
+    rate: float = Field(1.0, ge=0.0, le=1.0, description="share of the answers, drawn by a stable hash of their id")
+    reference: str | None = Field(None, description="feedback metric that gives the reference answer")
+    max_wait: Seconds = Field(
+        86400.0, gt=0, description="age at which an answer without its reference is given up, counted"
+    )
+
+
+class JudgeSettings(Section):
+    """The process that scores live traffic."""
+
+    host: str = Field("127.0.0.1", description="address of its /health and /metrics")
+    port: int = Field(8092, ge=0, le=65535, description="its port")
+    live: list[JudgeSampling] = Field([], description="what is scored as it arrives")
+
+
+class TrainerSettings(Section):
+    """The process that runs training jobs."""
+
+    host: str = Field("127.0.0.1", description="address of its /health and /metrics")
+    port: int = Field(8093, ge=0, le=65535, description="its port")
+    threads: int = Field(0, ge=0, description="threads of a job; 0 takes every core")
+    nice: int = Field(10, ge=0, le=19, description="CPU priority of a job, 19 is the lowest")
+    price_per_hour: Usd = Field(0, description="USD per hour of training wall time")
+    project: str = Field("default", description="project that training is charged to")
+
+
+class Settings(Section):
+    """All of Millrace's settings."""
+
+    data_dir: Path = Field(Path("data"), description="folder for everything an installation owns")
+    database: str | None = Field(
+        None, description="SQLAlchemy URL of the control database; SQLite under data_dir when absent"
+    )
+    blobs: None = Field(None, description="not built yet: adapters lie under data_dir/blobs")
+    gateway: GatewaySettings = Field(GatewaySettings(), description="the public server")
+    engines: list[Engine] = Field([], description="vLLM servers")
+    providers: None = Field(None, description="not built yet: external providers")
+    models: dict[str, Model] = Field({}, description="public name -> model")
+    log: LogSettings = Field(LogSettings(), description="the log")
+    graders: dict[str, dict[str, Any]] = Field({}, description="name -> grader, in OpenAI's grader JSON")
+    judge: JudgeSettings = Field(JudgeSettings(), description="live scoring")
+    trainer: TrainerSettings = Field(TrainerSettings(), description="training jobs")
+    loops: dict[str, Loop] = Field({}, description="name -> loop")
+    telemetry: None = Field(None, description="not built yet: traces")
+
+    @property
+    def installation(self) -> Installation:
+        """The folder behind ``data_dir``."""
+        return Installation(self.data_dir)
+
+    @property
+    def database_url(self) -> str:
+        """The control database's URL."""
+        return self.database or f"sqlite:///{self.installation.database.absolute()}"
+
+    def engine(self, name: str) -> Engine:
+        """The engine of that name; references are checked at loading."""
+        return next(engine for engine in self.engines if engine.name == name)
+
+    @field_validator("blobs", "providers", "telemetry", mode="before")
+    @classmethod
+    def _not_built(cls, value: object) -> object:
+        if value is not None:
+            raise ValueError("is not built yet; leave it out")
+        return value
+
+    @field_validator("database")
+    @classmethod
+    def _sqlite(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("sqlite:///"):
+            raise ValueError("only sqlite:/// is built so far")
+        return value

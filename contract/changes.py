@@ -42,7 +42,7 @@ class Follower:
             self._seen: int = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(changes.c.seq), 0))) or 0
 
     def poll(self) -> list[Change]:
-        """What changed since the last call, oldest first. Blocking: about 50 microseconds on SQLite."""
+        """What changed since the last call, oldest first. It blocks for a read of the database."""
         query = sa.select(changes.c.seq, changes.c.topic, changes.c.subject)
         with reading(self._engine) as connection:
             rows = connection.execute(query.where(changes.c.seq > self._seen).order_by(changes.c.seq)).all()

@@ -2,8 +2,8 @@
 """Money is an integer.
 
 Two units: an amount is in **nano-dollars** (1 USD = 10^9), a price in **nano-dollars per million tokens**, so that
-every price a person writes with up to nine decimals is exact. The cost of one invocation is rounded once, half to even, to a
-whole nano-dollar; nothing after that rounds until a statement is printed.
+every price a person writes with up to nine decimals is exact. The cost of one invocation is rounded once, half to
+even, to a whole nano-dollar; nothing after that rounds until a statement is printed.
 """
 
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation

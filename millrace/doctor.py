@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is missing on this machine, each with the command that mends it.
+
+`gather` looks, `diagnose` judges what was seen, `run` prints it. Only the first touches the machine.
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from rich.console import Console
+from rich.table import Column, Table
+
+from contract.settings import Settings
+from millrace.fetch import cache_dir
+from millrace.model import EMBEDDED, is_complete
+from millrace.system import missing_packages
+
+GIB = 2**30
+PYTHON = (3, 11)
+MEMORY = 6 * GIB
+"""The small model's engine, a training job and the services together, as measured on the CPU."""
+DISK = 3 * GIB
+"""An adapter is 20 MB and a job keeps a few; the log grows with the traffic."""
+CORES = 2
+PACKAGES = ("vllm", "torch", "transformers", "trl", "peft", "duckdb", "openai")
+
+State = Literal["ok", "warning", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. Only ``missing`` keeps Millrace from running."""
+
+    what: str
+    state: State
+    seen: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was seen of the machine; sizes in bytes."""
+
+    python: tuple[int, int, int]
+    cores: int
+    memory: int
+    disk: int
+    data_dir: Path
+    packages: Mapping[str, str | None]
+    """Distribution -> installed version, or None."""
+    engine_error: str | None
+    """Last line of what importing the engine printed, or None where it imports."""
+    system_missing: Mapping[str, str]
+    """Debian package -> what it is for."""
+    embedded_model: bool
+    """Whether the embedded model is in the cache, or no engine of the settings needs it."""
+    ports_busy: Mapping[str, int] = field(default_factory=dict)
+    """Setting -> its port, where something listens already."""
+
+
+def diagnose(machine: Machine) -> list[Finding]:
+    """Every finding, in the order in which one mends them."""
+    return [
+        _python(machine),
+        *_packages(machine),
+        _engine(machine),
+        *_system(machine),
+        _at_least("memory", machine.memory, MEMORY, "close other programs, or lower engines[].launch.kv_cache"),
+        _at_least(f"disk at {machine.data_dir}", machine.disk, DISK, "free some, or set data_dir to a larger disk"),
+        _cores(machine),
+        _model(machine),
+        *_ports(machine),
+    ]
+
+
+def _python(machine: Machine) -> Finding:
+    seen = ".".join(map(str, machine.python))
+    if machine.python[:2] >= PYTHON:
+        return Finding("Python", "ok", seen)
+    return Finding(
+        "Python", "missing", f"{seen}, needs 3.11 or newer", "sudo apt-get install python3.11 python3.11-venv"
+    )
+
+
+def _packages(machine: Machine) -> Iterator[Finding]:
+    for name, version in machine.packages.items():
+        if version is None:
+            yield Finding(f"package {name}", "missing", "not installed", "make install")
+        else:
+            yield Finding(f"package {name}", "ok", version)
+
+
+def _engine(machine: Machine) -> Finding:
+    if machine.engine_error is None:
+        return Finding("engine", "ok", "imports")
+    return Finding("engine", "missing", machine.engine_error, "make clean install")
+
+
+def _system(machine: Machine) -> Iterator[Finding]:
+    for name, use in machine.system_missing.items():
+        yield Finding(f"system package {name}", "warning", f"missing: {use}", f"sudo apt-get install {name}")
+    if not machine.system_missing:
+        yield Finding("system packages", "ok", "all there")
+
+
+def _at_least(what: str, seen: int, needed: int, remedy: str) -> Finding:
+    amount = f"{seen / GIB:.1f} GiB free"
+    if seen >= needed:
+        return Finding(what, "ok", amount)
+    return Finding(what, "warning", f"{amount}, {needed / GIB:.0f} GiB advised", remedy)
+
+
+def _cores(machine: Machine) -> Finding:
+    if machine.cores >= CORES:
+        return Finding("cores", "ok", str(machine.cores))
+    return Finding("cores", "warning", f"{machine.cores}, {CORES} advised", "training will take about twice as long")
+
+
+def _model(machine: Machine) -> Finding:
+    if machine.embedded_model:
+        return Finding("model", "ok", "there")
+    return Finding("model", "missing", f"{EMBEDDED} is not in the cache", f"{sys.executable} -m millrace.model")
+
+
+def _ports(machine: Machine) -> Iterator[Finding]:
+    for setting, port in machine.ports_busy.items():
+        yield Finding(
+            f"port {port}", "warning", "in use", f"stop what listens on it (a running stack?), or set {setting}"
+        )
+    if not machine.ports_busy:
+        yield Finding("ports", "ok", "free")
+
+
+def gather(settings: Settings) -> Machine:
+    """Look at the machine this runs on."""
+    data_dir = settings.data_dir.absolute()
+    existing = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
+    launched = [engine.launch for engine in settings.engines if engine.launch is not None]
+    embedded = any(launch.model == EMBEDDED for launch in launched)
+    return Machine(
+        python=sys.version_info[:3],
+        cores=len(os.sched_getaffinity(0)),
+        memory=psutil.virtual_memory().available,
+        disk=shutil.disk_usage(existing).free,
+        data_dir=data_dir,
+        packages={name: _version(name) for name in PACKAGES} if launched or settings.loops else {},
+        engine_error=_engine_error() if launched else None,
+        system_missing={package.name: package.use for package in missing_packages()},
+        embedded_model=not embedded or is_complete(cache_dir() / "models" / EMBEDDED),
+        ports_busy={name: port for name, port in ports(settings).items() if _is_busy(port)},
+    )
+
+
+def ports(settings: Settings) -> dict[str, int]:
+    """Setting -> port of everything that `millrace up` would open; 0 stands for a free one and is left out."""
+    named = {
+        "gateway.port": settings.gateway.port,
+        "log.port": settings.log.port,
+        "judge.port": settings.judge.port,
+        "trainer.port": settings.trainer.port,
+    }
+    for index, engine in enumerate(settings.engines):
+        if engine.launch is not None:
+            named[f"engines[{index}].launch.port"] = engine.launch.port
+    return {name: port for name, port in named.items() if port}
+
+
+def _version(name: str) -> str | None:
+    for distribution in (name, f"{name}-cpu"):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _engine_error() -> str | None:
+    command = [sys.executable, "-c", "import vllm.entrypoints.openai.api_server"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if result.returncode == 0 else (result.stderr.strip().splitlines() or ["does not import"])[-1]
+
+
+def _is_busy(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def run(settings: Settings, as_json: bool = False, console: Console | None = None) -> int:
+    """Print what was found; 1 where something that Millrace cannot do without is missing, else 0."""
+    console = console or Console()
+    findings = diagnose(gather(settings))
+    if as_json:
+        console.print_json(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        console.print(as_table(findings))
+    return int(any(finding.state == "missing" for finding in findings))
+
+
+def as_table(findings: list[Finding]) -> Table:
+    """The findings for a terminal."""
+    colours = {"ok": "green", "warning": "yellow", "missing": "red"}
+    table = Table("", "what", "seen", Column("what mends it", overflow="fold"), box=None)
+    for finding in findings:
+        mark = f"[{colours[finding.state]}]{finding.state}"
+        table.add_row(mark, finding.what, finding.seen, finding.remedy or "")
+    return table

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from contract.settings import parse_settings
+from millrace import doctor
+from millrace.doctor import GIB, Machine, diagnose, gather, ports
+
+HEALTHY = Machine(
+    python=(3, 11, 7),
+    cores=2,
+    memory=16 * GIB,
+    disk=50 * GIB,
+    data_dir=Path("/data"),
+    packages={"vllm": "0.32.0"},
+    engine_error=None,
+    system_missing={},
+    embedded_model=True,
+)
+
+
+def test_nothing_is_wrong_with_a_healthy_machine() -> None:
+    assert {finding.state for finding in diagnose(HEALTHY)} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "state", "remedy"),
+    [
+        ({"python": (3, 10, 1)}, "Python", "missing", "python3.11-venv"),
+        ({"packages": {"vllm": None}}, "package vllm", "missing", "make install"),
+        ({"engine_error": "ImportError: libfoo"}, "engine", "missing", "make clean install"),
+        (
+            {"system_missing": {"bubblewrap": "the sandbox"}},
+            "system package bubblewrap",
+            "warning",
+            "apt-get install bubblewrap",
+        ),
+        ({"memory": 2 * GIB}, "memory", "warning", "kv_cache"),
+        ({"disk": GIB}, "disk at /data", "warning", "data_dir"),
+        ({"cores": 1}, "cores", "warning", "twice as long"),
+        ({"embedded_model": False}, "model", "missing", "-m millrace.model"),
+        ({"ports_busy": {"gateway.port": 8080}}, "port 8080", "warning", "gateway.port"),
+    ],
+)
+def test_each_lack_is_found_with_what_mends_it(change: dict[str, object], what: str, state: str, remedy: str) -> None:
+    wrong = [finding for finding in diagnose(dataclasses.replace(HEALTHY, **change)) if finding.state != "ok"]
+    assert [(finding.what, finding.state) for finding in wrong] == [(what, state)]
+    assert remedy in (wrong[0].remedy or "")
+
+
+def test_a_port_that_something_listens_on_is_seen(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        settings = parse_settings(f"data_dir: {tmp_path}\ngateway: {{port: {port}}}\nlog: {{port: 0}}")
+        assert gather(settings).ports_busy["gateway.port"] == port
+
+
+def test_every_port_that_up_opens_is_looked_at() -> None:
+    settings = parse_settings("engines: [{name: one, base_model: m, launch: {model: m, port: 8123}}]\nlog: {port: 0}")
+    assert ports(settings) == {
+        "gateway.port": 8080,
+        "judge.port": 8092,
+        "trainer.port": 8093,
+        "engines[0].launch.port": 8123,
+    }
+
+
+@pytest.mark.parametrize(("machine", "code"), [(HEALTHY, 0), (dataclasses.replace(HEALTHY, embedded_model=False), 1)])
+def test_the_exit_code_says_whether_millrace_can_run(
+    machine: Machine, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "gather", lambda settings: machine)
+    with (tmp_path / "out").open("w") as file:
+        assert doctor.run(parse_settings(""), as_json=True, console=Console(file=file)) == code
+    states = {finding["what"]: finding["state"] for finding in json.loads((tmp_path / "out").read_text())}
+    assert states["model"] == ("ok" if code == 0 else "missing")

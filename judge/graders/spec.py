@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all grader specifications share: loud validation, templates as fields, and a version that is their digest."""
+
+import hashlib
+import json
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, ValidationError
+
+from contract.errors import SettingsError
+from contract.settings.units import Section
+from judge.templates import parse
+
+VERSION_DIGITS = 12
+
+
+def _is_template(text: str) -> str:
+    parse(text)
+    return text
+
+
+TemplateText = Annotated[str, AfterValidator(_is_template)]
+"""A string of a specification that is a template; it stays text, so that a specification is plain JSON."""
+
+
+class Spec(Section):
+    """The fields every OpenAI grader has. Its ``name`` is optional: the name in the settings is the one used."""
+
+    type: str
+    name: str | None = None
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def read_spec(kind: type[S], name: str, spec: dict[str, Any]) -> S:
+    """The specification of the grader ``name``.
+
+    Raises:
+        SettingsError: naming each field at fault with its value.
+    """
+    try:
+        return kind.model_validate(spec)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(name, kind, problem) for problem in error.errors())) from None
+
+
+def version_of(spec: Spec) -> str:
+    """First 12 hex digits of the SHA-256 of the specification in canonical JSON: keys sorted, no spaces, no name."""
+    plain = spec.model_dump(mode="json", exclude={"name"})
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_DIGITS]
+
+
+def _explain(name: str, kind: type[Spec], problem: Any) -> str:
+    at = ".".join(["graders", name, *map(str, problem["loc"])])
+    if problem["type"] == "missing":
+        return f"{at}: is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"{at}: {problem['input']!r}: is no field of this grader; it has {', '.join(kind.model_fields)}"
+    return f"{at}: {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grader templates: ``{{ item.x }}`` and ``{{ sample.output_text }}``.
+
+Two namespaces, JSON-path-like nesting (``item.tags[0].name``, ``item["two words"]``), one pass: what is substituted is
+never read as a template again, so an answer cannot reach for the reference. A variable that a sample does not have is
+an error of that sample (`InvalidVariable`), never an empty string. The language is OpenAI's grader templates.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from contract.grading import Sample
+
+NAMESPACES = ("item", "sample")
+SAMPLE_VARIABLES = ("output_text", "output_json", "output_tools", "choices")
+REFERENCE = "reference_answer"
+"""The item's field that holds the right answer: a template that reads it cannot score without one."""
+
+_OPEN = "{{"
+_CLOSE = "}}"
+_ROOT = re.compile(r"[A-Za-z_]\w*")
+_STEP = re.compile(r"""\.(?P<name>[A-Za-z_]\w*)|\[(?P<index>\d+)\]|\[(?P<quote>["'])(?P<key>.*?)(?P=quote)\]""")
+
+
+class TemplateError(ValueError):
+    """A text that is no template; the message names the piece at fault."""
+
+
+class InvalidVariable(LookupError):
+    """A sample lacks a variable that the template names."""
+
+    def __init__(self, variable: "Variable") -> None:
+        super().__init__(f"{variable} is not there")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """``namespace`` and the names and indices to follow from it, at least one."""
+
+    namespace: str
+    path: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        """As one writes it in a template."""
+        return self.namespace + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
+
+    def value(self, sample: Sample) -> Any:
+        """What the sample has there.
+
+        Raises:
+            InvalidVariable: a name or an index on the way is not there.
+        """
+        found: Any = sample.item if self.namespace == "item" else _sample_namespace(sample, self)
+        for step in self.path:
+            if isinstance(found, dict) and step in found:
+                found = found[step]
+            elif isinstance(found, list) and isinstance(step, int) and step < len(found):
+                found = found[step]
+            else:
+                raise InvalidVariable(self)
+        return found
+
+
+@dataclass(frozen=True)
+class Template:
+    """Literal text and variables in turn, as `parse` found them."""
+
+    parts: tuple[str | Variable, ...]
+
+    @cached_property
+    def variables(self) -> frozenset[Variable]:
+        """Every variable that the template reads."""
+        return frozenset(part for part in self.parts if isinstance(part, Variable))
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it reads the right answer."""
+        return any(variable.namespace == "item" and variable.path[0] == REFERENCE for variable in self.variables)
+
+    def render(self, sample: Sample) -> str:
+        """The text for one sample; a value that is no string stands as JSON.
+
+        Raises:
+            InvalidVariable: the sample lacks a variable.
+        """
+        return "".join(part if isinstance(part, str) else _text(part.value(sample)) for part in self.parts)
+
+
+def parse(text: str) -> Template:
+    """The template in ``text``.
+
+    Raises:
+        TemplateError: braces without their pair, or what is between them is no variable of the two namespaces.
+    """
+    parts: list[str | Variable] = []
+    rest = text
+    while True:
+        literal, opened, rest = rest.partition(_OPEN)
+        if _CLOSE in literal:
+            raise TemplateError(f"{_CLOSE} without its {_OPEN} after {literal.partition(_CLOSE)[0][-20:]!r}")
+        if literal:
+            parts.append(literal)
+        if not opened:
+            return Template(tuple(parts))
+        inside, closed, rest = rest.partition(_CLOSE)
+        if not closed:
+            raise TemplateError(f"{_OPEN} without its {_CLOSE} before {inside[:20]!r}")
+        parts.append(_variable(inside.strip()))
+
+
+def _variable(text: str) -> Variable:
+    root = _ROOT.match(text)
+    if root is None or root[0] not in NAMESPACES:
+        raise TemplateError(f"{{{{ {text} }}}} is in neither namespace; there are item.… and sample.…")
+    path: list[str | int] = []
+    at = root.end()
+    while at < len(text):
+        step = _STEP.match(text, at)
+        if step is None:
+            raise TemplateError(f"{{{{ {text} }}}} cannot be read from {text[at:]!r} on")
+        path.append(int(step["index"]) if step["index"] else step["name"] or step["key"])
+        at = step.end()
+    if not path:
+        raise TemplateError(f"{{{{ {text} }}}} names a namespace and nothing in it")
+    if root[0] == "sample" and path[0] not in SAMPLE_VARIABLES:
+        raise TemplateError(f"{{{{ {text} }}}}: sample has {', '.join(SAMPLE_VARIABLES)}, not {path[0]}")
+    return Variable(root[0], tuple(path))
+
+
+def _sample_namespace(sample: Sample, variable: Variable) -> dict[str, Any]:
+    """The part of the sample namespace that ``variable`` starts in."""
+    name = variable.path[0]
+    if name == "output_text":
+        return {"output_text": sample.output_text}
+    if name == "choices":
+        return {"choices": [sample.choice]}
+    if name == "output_tools":
+        calls = sample.choice.get("message", {}).get("tool_calls")
+        return {} if calls is None else {"output_tools": calls}
+    try:
+        return {"output_json": json.loads(sample.output_text)}
+    except (ValueError, RecursionError):  # a text that is no JSON has no output_json
+        return {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -55,12 +55,10 @@ class Variable:
         """
         found: Any = sample.item if self.namespace == "item" else _sample_namespace(sample, self)
         for step in self.path:
-            if isinstance(found, dict) and step in found:
-                found = found[step]
-            elif isinstance(found, list) and isinstance(step, int) and step < len(found):
-                found = found[step]
-            else:
+            in_list = isinstance(found, list) and isinstance(step, int) and step < len(found)
+            if not in_list and not (isinstance(found, dict) and step in found):
                 raise InvalidVariable(self)
+            found = found[step]
         return found
 
 

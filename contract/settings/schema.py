@@ -30,6 +30,11 @@ class GatewaySettings(Section):
     total_timeout: Seconds = Field(600.0, gt=0, description="for a whole answer")
     drain_timeout: Seconds = Field(30.0, gt=0, description="for open answers to finish after SIGTERM")
 
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches it, without /v1."""
+        return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else self.host}:{self.port}"
+
 
 class EngineLaunch(Section):
     """A vLLM server that `millrace up` starts and keeps alive, on the loopback interface."""

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every command shares: --config, --json and --set, and how rows are printed."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from contract.database import open_database
+from contract.errors import SettingsError
+from contract.seed import seed
+from contract.settings import Settings, load_settings
+
+DEFAULT_FILE = Path("millrace.yaml")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="Settings file; millrace.yaml in this folder when absent.", envvar="MILLRACE_CONFIG"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one document.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: gateway.port=9000. Repeatable.")]
+
+
+def config_path(config: Path | None) -> Path:
+    """The settings file that a command works on.
+
+    Raises:
+        SettingsError: none was given and there is no millrace.yaml here.
+    """
+    if config is not None:
+        return config
+    if not DEFAULT_FILE.exists():
+        raise SettingsError(f"no settings: give --config FILE, set MILLRACE_CONFIG, or write {DEFAULT_FILE} here")
+    return DEFAULT_FILE
+
+
+def read_settings(config: Path | None, overrides: Sequence[str] | None = None) -> Settings:
+    """The settings behind --config and --set."""
+    return load_settings(config_path(config), flags(overrides), os.environ)
+
+
+def flags(overrides: Sequence[str] | None) -> dict[str, Any]:
+    """``["gateway.port=9000"]`` as a mapping, each value read as YAML reads a scalar.
+
+    Raises:
+        SettingsError: an override without ``=``.
+    """
+    found = {}
+    for override in overrides or []:
+        name, equals, value = override.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {override!r}: must be name=value")
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[sa.Engine]:
+    """The control database, seeded."""
+    engine = open_database(settings.database_url)
+    try:
+        with engine.begin() as connection:
+            seed(connection, settings)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:
+    """Prints rows as a table of ``columns``, or all they hold as JSON."""
+    if as_json:
+        typer.echo(json.dumps(list(rows), indent=2, default=str))
+        return
+    if not rows:
+        typer.echo(empty)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
+    Console().print(table)
+
+
+def one_line(as_json: bool, document: Mapping[str, Any], text: Callable[[], str]) -> None:
+    """Prints one answer: the document as JSON, or its text."""
+    typer.echo(json.dumps(document, default=str) if as_json else text())

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`millrace models`: public names, their versions and where each stands."""
+
+from datetime import UTC, datetime
+
+import typer
+
+from contract import registry
+from millrace.commands.common import AsJson, Config, Set, database, read_settings, show
+
+app = typer.Typer(no_args_is_help=True, help="Public model names and their versions.")
+
+
+@app.command("list")
+def list_models(config: Config = None, overrides: Set = None, as_json: AsJson = False) -> None:
+    """Show what answers under each public name."""
+    settings = read_settings(config, overrides)
+    with database(settings) as engine, engine.begin() as connection:
+        rows = [
+            {
+                "model": alias.name,
+                "engine": alias.engine,
+                "version": alias.version or settings.engine(alias.engine).base_model,
+            }
+            for alias in registry.all_aliases(connection)
+        ]
+    show(rows, ("model", "engine", "version"), as_json, "no models; declare some under `models`")
+
+
+@app.command()
+def versions(config: Config = None, overrides: Set = None, as_json: AsJson = False) -> None:
+    """Show every version with its state and the reason for it."""
+    with database(read_settings(config, overrides)) as engine, engine.begin() as connection:
+        rows = [
+            {
+                "version": version.id,
+                "state": version.state.value,
+                "job": version.job,
+                "changed": datetime.fromtimestamp(version.changed_ns / 1e9, UTC).isoformat(timespec="seconds"),
+                "reason": version.reason,
+                "path": version.path,
+            }
+            for version in registry.all_versions(connection)
+        ]
+    show(rows, ("version", "state", "job", "changed", "reason"), as_json, "no versions yet")

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`millrace up`: every process of one machine, started in order, kept alive, stopped in order.
+
+Start: engines, logger, gateway, judge, trainer. Stop: trainer and judge first (they only read), then the gateway (open
+answers finish), then the logger (it takes in what the others have written), the engines last.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contract.database import open_database
+from contract.errors import OperatorError
+from contract.seed import seed
+from contract.settings import Engine, EngineLaunch, Settings
+from millrace import engine as vllm
+from millrace.fetch import cache_dir
+from millrace.model import ensure_model
+from millrace.supervisor import Child, Supervised, in_order
+
+Report = Callable[[str], None]
+_STOP_ORDER = ("trainer", "judge", "gateway", "logger")
+
+
+class Stack:
+    """All processes of one machine, from one settings file."""
+
+    def __init__(self, settings: Settings, config: Path, overrides: list[str], report: Report) -> None:
+        """``overrides`` are ``name=value`` flags that every process gets beside ``config``."""
+        self.settings = settings
+        self._config = config
+        self._overrides = overrides
+        self._report = report
+
+    def run(self, body: Callable[[], Awaitable[None]]) -> None:
+        """Starts everything, runs ``body`` until it returns or SIGINT or SIGTERM comes, stops everything.
+
+        Raises:
+            OperatorError: a process cannot be started or kept; what was started is stopped.
+        """
+        with _only_one(self.settings):
+            database = open_database(self.settings.database_url)
+            with database.begin() as connection:
+                for line in seed(connection, self.settings):
+                    self._report(line)
+            database.dispose()
+            asyncio.run(self._run(body))
+
+    async def _run(self, body: Callable[[], Awaitable[None]]) -> None:
+        children = [Supervised(child, self._report) for child in self.children()]
+        by_name = {supervised.child.name: supervised for supervised in children}
+        stop_order = [by_name[name] for name in _STOP_ORDER if name in by_name]
+        stop_order += [child for child in children if child not in stop_order]
+        main = asyncio.current_task()
+        assert main is not None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, main.cancel)
+        try:
+            await in_order(children, body, stop_order)
+        except asyncio.CancelledError:
+            self._report("stopped")
+
+    def children(self) -> list[Child]:
+        """What to start, in order."""
+        settings = self.settings
+        found = [self._engine(each, each.launch) for each in settings.engines if each.launch is not None]
+        found.append(self._service("logger", settings.log.host, settings.log.port))
+        found.append(self._service("gateway", settings.gateway.host, settings.gateway.port))
+        if settings.judge.live:
+            found.append(self._service("judge", settings.judge.host, settings.judge.port))
+        if settings.loops:
+            found.append(self._service("trainer", settings.trainer.host, settings.trainer.port))
+        return found
+
+    def _engine(self, engine: Engine, launch: EngineLaunch) -> Child:
+        model = ensure_model(launch.model, cache_dir())
+        return Child(
+            name=f"engine-{engine.name}",
+            command=vllm.command(engine, launch, model),
+            environment=vllm.environment(launch, model, cache_dir()),
+            log=self.settings.installation.logs / f"engine-{engine.name}.log",
+            ready_url=f"{engine.base_url}/health",
+            ready_timeout=launch.start_timeout,
+            explain=lambda tail: vllm.explain(tail, launch),
+        )
+
+    def _service(self, name: str, host: str, port: int) -> Child:
+        command = [sys.executable, "-m", "millrace", "serve", name, "--config", str(self._config)]
+        command += [part for override in self._overrides for part in ("--set", override)]
+        drain = self.settings.gateway.drain_timeout if name == "gateway" else 0.0
+        return Child(
+            name=name,
+            command=command,
+            environment={**os.environ, "PYTHONUNBUFFERED": "1"},
+            log=self.settings.installation.logs / f"{name}.log",
+            ready_url=f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/health",
+            ready_timeout=90.0,
+            stop_timeout=60.0 + drain,
+        )
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    folder = settings.installation.run
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "up.lock").open("a+")
+    except OSError as error:
+        raise OperatorError(f"data_dir {settings.data_dir} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise OperatorError(
+                f"millrace is already up on {settings.data_dir} (process {lock.read().strip() or 'unknown'})"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reading end of a spool: follows a live writer, record by record, from any position that is still there."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from contract.errors import SpoolError
+from logger.frames import HEADER, MAX_PAYLOAD, holds_a_frame_after, is_cut_short, whole_frames
+from logger.segments import first_seqs, segment_path
+
+CHUNK = 2**20
+"""Bytes read at once; a longer record is read with as many as it takes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record where it stands."""
+
+    seq: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """How far a reader is behind its writer."""
+
+    records: int
+    bytes: int
+    oldest_ns: int | None
+    """Time of the oldest record not read yet; None where there is none."""
+
+
+class _Time(msgspec.Struct):
+    time: int
+
+
+_time_decoder = msgspec.msgpack.Decoder(_Time)
+
+
+class SpoolReader:
+    """Reads one producer's records in order. Its own descriptor: a segment deleted meanwhile is still read whole."""
+
+    def __init__(self, folder: Path, producer: str, next_seq: int = 0) -> None:
+        self.producer = producer
+        self.next_seq = next_seq
+        """Position of the next record that `read` returns."""
+        self._folder = folder
+        self._descriptor = -1
+        self._first_seq = -1
+        self._offset = 0
+
+    def read(self, max_bytes: int = CHUNK, max_records: int = 5000) -> list[Entry]:
+        """The next whole records, at least one if there is one; empty at the end of what is written.
+
+        Raises:
+            SpoolError: the next position is not here any more, or a record is damaged; segment and byte are named.
+        """
+        if self._descriptor < 0 and not self._find():
+            return []
+        while True:
+            later = next((first for first in first_seqs(self._folder) if first > self._first_seq), None)
+            # Read after looking: a segment that has a later one gets no more records.
+            found = self._read_segment(max_bytes, max_records)
+            if found or later is None:
+                return found
+            self._enter(later)
+
+    def sync(self) -> None:
+        """Makes what was read so far survive the machine, so that no position elsewhere is ahead of this spool."""
+        if self._descriptor >= 0:
+            os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        """Lets go of the segment; the next `read` finds its place again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def backlog(self) -> Backlog:
+        """What is written but not read yet."""
+        if self._descriptor < 0 and not self._find():
+            return Backlog(0, 0, None)
+        firsts = [first for first in first_seqs(self._folder) if first >= self._first_seq]
+        if not firsts or firsts[-1] == self._first_seq:
+            end_seq = self.next_seq + _count(self._descriptor, self._offset)
+        else:
+            with segment_path(self._folder, firsts[-1]).open("rb") as newest:
+                end_seq = firsts[-1] + _count(newest.fileno(), 0)
+        size = sum(segment_path(self._folder, first).stat().st_size for first in firsts) - self._offset
+        return Backlog(end_seq - self.next_seq, size, self._oldest_time())
+
+    def _find(self) -> bool:
+        """Opens the segment that holds ``next_seq``; False where nothing was ever written."""
+        firsts = first_seqs(self._folder)
+        if not firsts and not self.next_seq:
+            return False
+        if not firsts or firsts[0] > self.next_seq:
+            start = f"starts at {firsts[0]}" if firsts else "is empty"
+            raise SpoolError(f"record {self.next_seq} of {self.producer} is gone: {self._folder} {start}")
+        self._open(max(first for first in firsts if first <= self.next_seq))
+        wanted, self.next_seq = self.next_seq, self._first_seq
+        while self.next_seq < wanted:
+            if not self._read_segment(CHUNK, wanted - self.next_seq):
+                ended, self.next_seq = self.next_seq, wanted
+                self.close()
+                raise SpoolError(
+                    f"the spool of {self.producer} ends at record {ended}, but {wanted} were taken from it: "
+                    f"{self._folder} is not the one that was read before"
+                )
+        return True
+
+    def _open(self, first_seq: int) -> None:
+        self.close()
+        self._descriptor = os.open(segment_path(self._folder, first_seq), os.O_RDONLY | os.O_CLOEXEC)
+        self._first_seq, self._offset = first_seq, 0
+
+    def _enter(self, first_seq: int) -> None:
+        """Goes on to the next segment; this one must end where that one starts."""
+        if os.fstat(self._descriptor).st_size > self._offset:
+            raise self._damaged()
+        if first_seq != self.next_seq:
+            raise SpoolError(
+                f"records {self.next_seq} to {first_seq - 1} of {self.producer} are missing: the segment "
+                f"{segment_path(self._folder, self._first_seq)} is followed by the one that starts at {first_seq}"
+            )
+        self._open(first_seq)
+
+    def _read_segment(self, max_bytes: int, max_records: int) -> list[Entry]:
+        chunk = os.pread(self._descriptor, max_bytes, self._offset)
+        if len(chunk) == max_bytes and is_cut_short(chunk, 0):  # one record is longer than that
+            chunk = os.pread(self._descriptor, HEADER.size + HEADER.unpack_from(chunk)[0], self._offset)
+        payloads, end = whole_frames(chunk, at_most=max_records)
+        found = [Entry(seq, payload) for seq, payload in enumerate(payloads, self.next_seq)]
+        if not found and not is_cut_short(chunk, 0):
+            # A torn tail looks like this too, until its producer comes back and cuts it; damage has records behind it.
+            rest = os.pread(self._descriptor, 2 * (HEADER.size + MAX_PAYLOAD), self._offset)
+            if not whole_frames(rest, at_most=1)[0] and holds_a_frame_after(rest, 0):
+                raise self._damaged()
+        self._offset += end
+        self.next_seq += len(found)
+        return found
+
+    def _oldest_time(self) -> int | None:
+        for payload in whole_frames(os.pread(self._descriptor, CHUNK, self._offset), at_most=1)[0]:
+            try:
+                return _time_decoder.decode(payload).time
+            except msgspec.DecodeError:
+                continue
+        return None
+
+    def _damaged(self) -> SpoolError:
+        path = segment_path(self._folder, self._first_seq)
+        return SpoolError(f"the record at byte {self._offset} of the segment {path} is damaged")
+
+
+def _count(descriptor: int, offset: int) -> int:
+    """Records from ``offset`` to the end of a segment, by their headers alone."""
+    count, size = 0, os.fstat(descriptor).st_size
+    while offset + HEADER.size <= size:
+        offset += HEADER.size + HEADER.unpack(os.pread(descriptor, HEADER.size, offset))[0]
+        count += offset <= size
+    return count

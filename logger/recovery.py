@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the last life of a producer left in its spool.
+
+Segments go from the old end only, so as long as an `open` entry is here, so is its close: reading what is here tells
+exactly which invocations were cut off.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from contract.errors import SpoolError
+from contract.records import Invocation, NewerRecord, Status, decode
+from logger.frames import holds_a_frame_after, whole_frames
+from logger.segments import first_seqs, mapped, segment_path
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What opening a spool had to mend."""
+
+    cut_bytes: int = 0
+    """Bytes of a record that was being written when the process or the machine died."""
+    interrupted: tuple[str, ...] = ()
+    """Ids of the invocations that were open then."""
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What a spool holds before anything is mended."""
+
+    next_seq: int
+    torn_bytes: int
+    open_entries: tuple[bytes, ...]
+    """Payloads of the `open` entries without a close, oldest first."""
+
+
+class _Entry(msgspec.Struct):
+    kind: str
+    id: str
+    status: str = ""
+
+
+_entry_decoder = msgspec.msgpack.Decoder(_Entry)
+
+
+class OpenEntries:
+    """The `open` entries of one producer that have no close yet, fed with its records in order."""
+
+    def __init__(self) -> None:
+        self.payloads: dict[str, tuple[int, bytes]] = {}
+        """Invocation id -> position and payload, in the order of opening."""
+
+    def feed(self, seq: int, payload: bytes) -> bool:
+        """Takes note of one record; whether it is an `open` entry."""
+        try:
+            entry = _entry_decoder.decode(payload)
+        except msgspec.DecodeError:
+            return False  # no record of ours: ingestion names it and puts it aside
+        if entry.kind != "invocation":
+            return False
+        if entry.status == Status.OPEN:
+            self.payloads[entry.id] = (seq, payload)
+            return True
+        self.payloads.pop(entry.id, None)
+        return False
+
+    @property
+    def oldest(self) -> int | None:
+        """Position of the oldest one; no segment from there on may go."""
+        return next((seq for seq, _ in self.payloads.values()), None)
+
+
+def examine(folder: Path) -> Remains:
+    """Reads the whole spool in ``folder``.
+
+    Raises:
+        SpoolError: a record in the middle is damaged, or a segment is missing; both are named.
+    """
+    entries = OpenEntries()
+    firsts = first_seqs(folder)
+    next_seq, torn_bytes = firsts[0] if firsts else 0, 0
+    for first in firsts:
+        path = segment_path(folder, first)
+        if first != next_seq:
+            raise SpoolError(f"records {next_seq} to {first - 1} are missing before the segment {path}")
+        with mapped(path) as buffer:
+            payloads, end = whole_frames(buffer)
+            for payload in payloads:
+                entries.feed(next_seq, payload)
+                next_seq += 1
+            torn_bytes = len(buffer) - end
+            damaged = torn_bytes > 0 and (first != firsts[-1] or holds_a_frame_after(buffer, end))
+        if damaged:
+            raise SpoolError(f"the record at byte {end} of the segment {path} is damaged")
+    return Remains(next_seq, torn_bytes, tuple(payload for _, payload in entries.payloads.values()))
+
+
+def cut_torn_tail(folder: Path, torn_bytes: int) -> None:
+    """Cuts the newest segment back to its last whole record."""
+    if torn_bytes:
+        path = segment_path(folder, first_seqs(folder)[-1])
+        os.truncate(path, path.stat().st_size - torn_bytes)
+
+
+def interrupted(open_entry: bytes) -> Invocation:
+    """The close of an invocation whose process died.
+
+    Raises:
+        SpoolError: a newer release opened it, and only that release can close it.
+    """
+    try:
+        record = decode(open_entry)
+    except NewerRecord as error:
+        raise SpoolError(f"an interrupted answer was opened by a newer release; start that one once: {error}") from None
+    assert isinstance(record, Invocation)
+    record.status, record.usage_source = Status.INTERRUPTED, "estimated"
+    return record

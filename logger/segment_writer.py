@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The writing end of a spool: whole frames or nothing at the end of the newest segment."""
+
+import os
+import threading
+from pathlib import Path
+
+from logger.segments import first_seqs, segment_path, sync_folder
+
+SYNC_SECONDS = 0.05
+
+
+class SegmentWriter:
+    """Appends to the newest segment and starts a new one at ``segment_bytes``. For one thread."""
+
+    def __init__(self, folder: Path, next_seq: int, segment_bytes: int, *, durable: bool, background: bool) -> None:
+        """Goes on with the newest segment.
+
+        Args:
+            folder: the spool of one producer.
+            next_seq: position of the next record.
+            segment_bytes: size that no segment passes, unless one record alone does.
+            durable: a full segment is fsynced before the next one begins.
+            background: a thread of ours fsyncs what is new every `SYNC_SECONDS`.
+        """
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._durable = durable
+        self._torn = False
+        self._lock = threading.Lock()  # of the descriptor, between the background thread and a change of segment
+        firsts = first_seqs(folder)
+        self._descriptor, self._size = self._open(firsts[-1] if firsts else next_seq)
+        self._new = threading.Event()
+        self._stopping = threading.Event()
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._sync_often, name=f"sync-{folder.name}", daemon=True)
+        if background:
+            self._thread.start()
+
+    def write(self, frame: memoryview, seq: int) -> None:
+        """Appends one frame; ``seq`` names the segment that it may start.
+
+        Raises:
+            OSError: nothing of it stayed.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._size and self._size + len(frame) > self._segment_bytes:
+            self._rotate(seq)
+        if self._torn:
+            self._take_back()
+        self._torn = True
+        try:
+            written = os.write(self._descriptor, frame)
+            while written < len(frame):
+                written += os.write(self._descriptor, frame[written:])
+        except OSError:
+            self._take_back()
+            raise
+        self._torn = False
+        self._size += len(frame)
+        self._new.set()
+
+    def sync(self) -> None:
+        """Makes what was written survive the machine."""
+        os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        """Stops the background thread and closes the segment; twice does no harm."""
+        if self._descriptor < 0:
+            return
+        self._stopping.set()
+        self._new.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._durable:
+            self.sync()
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _take_back(self) -> None:
+        # Where even this fails, the mark stays and the next write tries again before it adds anything.
+        os.ftruncate(self._descriptor, self._size)
+        self._torn = False
+
+    def _rotate(self, seq: int) -> None:
+        if self._torn:
+            self._take_back()
+        if self._durable:
+            self.sync()
+        descriptor, size = self._open(seq)
+        with self._lock:
+            old, self._descriptor, self._size = self._descriptor, descriptor, size
+        os.close(old)
+
+    def _open(self, first_seq: int) -> tuple[int, int]:
+        path = segment_path(self._folder, first_seq)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        sync_folder(self._folder)
+        return descriptor, os.fstat(descriptor).st_size
+
+    def _sync_often(self) -> None:
+        while not self._stopping.is_set():
+            self._new.wait()
+            self._stopping.wait(SYNC_SECONDS)  # let more come in: one fsync is for all of them
+            self._new.clear()
+            with self._lock:
+                try:
+                    self.sync()
+                except OSError as error:
+                    self._failure = error
+                    return

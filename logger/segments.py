@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The segments of one spool: files named by the position of their first record, in 20 digits.
+
+The newest segment is never deleted, not even when all of it is in the store: its name is how a producer that starts
+again knows where its positions go on.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SUFFIX = ".seg"
+
+
+def segment_path(folder: Path, first_seq: int) -> Path:
+    """The segment whose first record is ``first_seq``."""
+    return folder / f"{first_seq:020d}{SUFFIX}"
+
+
+def first_seqs(folder: Path) -> list[int]:
+    """First position of every segment, ascending; empty where there is no such folder."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    return sorted(int(name.removesuffix(SUFFIX)) for name in names if name.endswith(SUFFIX))
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """Bytes of all segments; one deleted while we look counts as gone."""
+    total = 0
+    for first in first_seqs(folder):
+        try:
+            total += segment_path(folder, first).stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[memoryview]:
+    """The bytes of a segment without a copy of them."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:  # mmap refuses to map nothing
+            yield memoryview(b"")
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping, memoryview(mapping) as view:
+            yield view
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in ``folder`` survive the machine."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

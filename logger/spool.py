@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spool: where a record is safe before anything else happens to it.
+
+One writer per folder appends frames (`logger.frames`) to the newest segment, one ``write`` per record, waiting on
+nobody. Whoever reads (the shipper, the ingester) deletes segments from the old end once their records are safe
+elsewhere and no answer that is still open starts in them. So an `open` entry without its close is always still here
+when its producer comes back, and becomes an interrupted invocation exactly once: that record is its close.
+
+Two marks: at ``max_bytes`` nothing goes in; above the high-water mark before it `Spool.full` is true, so that new work
+is turned away while there is still room for the records of the work under way.
+"""
+
+import errno
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from zlib import crc32
+
+import msgspec
+
+from contract.errors import SpoolError, StorageFull
+from contract.records import Invocation, Record
+from contract.settings import SpoolSettings
+from logger.frames import HEADER, MAX_PAYLOAD
+from logger.producers import Producer, claim_producer
+from logger.reader import SpoolReader
+from logger.recovery import Recovery, cut_torn_tail, examine, interrupted
+from logger.segment_writer import SegmentWriter
+from logger.segments import bytes_on_disk
+
+__all__ = ["DROPPED", "Producer", "Recovery", "Spool", "SpoolReader", "claim_producer", "without_payload"]
+
+DROPPED = -1
+"""What `Spool.append` returns for a record that went nowhere, under ``when_full: drop`` alone."""
+_PAYLOAD = ("messages", "choices", "prompt_token_ids", "completion_token_ids", "logprobs")
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_LOOK_SECONDS = 0.25
+
+
+def without_payload(record: Invocation) -> Invocation:
+    """The meter part: who, what, when and how much, not what was said."""
+    return msgspec.structs.replace(record, **dict.fromkeys(_PAYLOAD))
+
+
+class Spool:
+    """The one writer of one producer's spool. For one thread."""
+
+    def __init__(
+        self, producer: Producer, settings: SpoolSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Opens the spool and mends what the producer's last life left.
+
+        Raises:
+            SpoolError: a record in the middle is damaged (segment and byte are named), or the folder is unusable.
+            StorageFull: no room to write down what was interrupted.
+        """
+        self.dropped: Counter[str] = Counter()
+        """What was cut or dropped since opening, by reason: ``payload``, ``record``, ``too_large``."""
+        self._producer = producer
+        self._settings = settings
+        self._clock = clock
+        self._encoder = msgspec.msgpack.Encoder()
+        self._buffer = bytearray(HEADER.size)
+        self._high_water = settings.max_bytes - settings.max_bytes // 16
+        self._looked = self._disk_full = float("-inf")
+        remains = examine(producer.folder)
+        cut_torn_tail(producer.folder, remains.torn_bytes)
+        self._next_seq = remains.next_seq
+        self._used = bytes_on_disk(producer.folder)
+        try:
+            self._segment = SegmentWriter(
+                producer.folder,
+                remains.next_seq,
+                # At most a quarter of the bound: a spool that fits in one segment could never be emptied.
+                min(settings.segment_bytes, settings.max_bytes // 4),
+                durable=settings.durability != "process",
+                background=settings.durability == "batch",
+            )
+        except OSError as error:
+            raise self._failure(error) from error
+        self.recovered = Recovery(remains.torn_bytes, tuple(self._interrupt(entry) for entry in remains.open_entries))
+
+    @property
+    def next_seq(self) -> int:
+        """The position that the next record gets."""
+        return self._next_seq
+
+    @property
+    def full(self) -> bool:
+        """Whether new work should be turned away, because its record might not fit."""
+        if self._clock() - self._disk_full < _LOOK_SECONDS:
+            return True
+        if self._settings.when_full != "refuse" or self._used <= self._high_water:
+            return False
+        self._look()
+        return self._used > self._high_water
+
+    def append(self, record: Record) -> int:
+        """Writes a record down and returns its position; stamps ``producer`` and ``seq`` on it.
+
+        Raises:
+            StorageFull: it does not fit; nothing of it was written and its position is free.
+            SpoolError: the disk failed in another way, or a record without payload is too long.
+        """
+        seq = self._append(record)
+        if self._settings.durability == "request":
+            self.sync()
+        return seq
+
+    def append_many(self, records: Iterable[Record]) -> list[int]:
+        """`append` for each, with one fsync for all where durability asks for one."""
+        seqs = [self._append(record) for record in records]
+        if self._settings.durability == "request":
+            self.sync()
+        return seqs
+
+    def sync(self) -> None:
+        """Makes everything appended so far survive the machine."""
+        try:
+            self._segment.sync()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Ends writing; the slot stays taken until its producer is released. Twice does no harm."""
+        self._segment.close()
+
+    def _append(self, record: Record) -> int:
+        record.producer, record.seq = self._producer.name, self._next_seq
+        self._encode(record)
+        if self._used + len(self._buffer) > self._high_water and not self._fits(record):
+            return DROPPED
+        self._write()
+        return record.seq
+
+    def _interrupt(self, open_entry: bytes) -> str:
+        """Writes the close of an answer that was cut off. It fits: the bound is for what is new."""
+        record = interrupted(open_entry)
+        record.seq = self._next_seq
+        self._encode(record)
+        self._write()
+        return record.id
+
+    def _encode(self, record: Record) -> None:
+        self._encoder.encode_into(record, self._buffer, HEADER.size)
+        if len(self._buffer) - HEADER.size > MAX_PAYLOAD:
+            if not _has_payload(record):
+                raise SpoolError(f"{record.id} takes {len(self._buffer)} bytes; a record has at most {MAX_PAYLOAD}")
+            self._cut_payload(record, "too_large")
+
+    def _cut_payload(self, record: Record, reason: str) -> None:
+        assert isinstance(record, Invocation)
+        self._encode(without_payload(record))
+        self.dropped[reason] += 1
+
+    def _fits(self, record: Record) -> bool:
+        """Makes the encoded record fit by the policy; False where the policy is to drop it."""
+        self._look()
+        if self._used + len(self._buffer) <= self._high_water:
+            return True
+        policy, room = self._settings.when_full, self._settings.max_bytes - self._used
+        if policy == "drop_payload" and _has_payload(record):
+            self._cut_payload(record, "payload")
+        if len(self._buffer) <= room:
+            return True
+        if policy == "drop":
+            self.dropped["record"] += 1
+            return False
+        raise StorageFull(
+            f"the spool of {self._producer.name} holds {self._used} bytes that the logger has not taken yet; "
+            f"log.spool.max_bytes is {self._settings.max_bytes}",
+            retry_after=1.0,
+        )
+
+    def _look(self) -> None:
+        """Sees what the reader has deleted; not for every record, as it reads the folder."""
+        if self._clock() - self._looked >= _LOOK_SECONDS:
+            self._looked = self._clock()
+            self._used = bytes_on_disk(self._producer.folder)
+
+    def _write(self) -> None:
+        buffer = self._buffer
+        with memoryview(buffer) as frame:
+            HEADER.pack_into(buffer, 0, len(buffer) - HEADER.size, crc32(frame[HEADER.size :]))
+            try:
+                self._segment.write(frame, self._next_seq)
+            except OSError as error:
+                raise self._failure(error) from error
+        self._used += len(buffer)
+        self._next_seq += 1
+
+    def _failure(self, error: OSError) -> StorageFull | SpoolError:
+        if error.errno in _DISK_FULL:
+            self._disk_full = self._clock()
+            return StorageFull(f"no room for the spool of {self._producer.name}: {error.strerror}", retry_after=1.0)
+        return SpoolError(f"cannot write the spool of {self._producer.name}: {error.strerror}")
+
+
+def _has_payload(record: Record) -> bool:
+    return isinstance(record, Invocation) and any(getattr(record, name) is not None for name in _PAYLOAD)

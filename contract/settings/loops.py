@@ -61,6 +61,10 @@ class Training(Section):
 class Gate(Section):
     """What a candidate has to show on the held-out rows before it may be released."""
 
+    beats: list[Literal["largest_class", "base", "base_constrained", "incumbent"]] = Field(
+        ["largest_class", "base", "base_constrained", "incumbent"],
+        description="what the candidate's interval must lie above (the incumbent: must not fall below); [] admits any",
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the intervals")
     min_rows: int = Field(100, ge=1, description="fewest held-out rows that a decision may rest on")
 

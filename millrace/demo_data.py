@@ -26,7 +26,7 @@ from contract.errors import OperatorError
 from millrace.fetch import Archive, cache_dir, fetch
 
 LABELS = ("negative", "neutral", "positive")
-ROWS_PER_LABEL = 450
+ROWS_PER_LABEL = 500
 CLEAR = 1.0
 NEUTRAL = 0.5
 WORDS = range(4, 61)

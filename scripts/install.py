@@ -125,7 +125,7 @@ def cpu_torch(pin: str) -> None:
     if not any(need.startswith(("cuda-", "nvidia-")) for need in metadata.get("requires_dist", [])):
         pip("install", "--quiet", "--no-deps", pin)
         return
-    pip("install", "--quiet", "uv")  # it knows where the CPU builds of torch are published
+    pip("install", "--quiet", "uv==0.13.9")  # it knows where the CPU builds of torch are published
     try:
         run(
             [

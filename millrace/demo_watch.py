@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo sees of the loop at work: the newest job with its events, and what answers under the public name."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from contract import registry
+from contract.database import job_events, jobs, reading
+from contract.registry import State
+
+FINISHED = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training job as it stands; ``result`` holds the report's figures once it has succeeded."""
+
+    id: str
+    status: str
+    version: str | None
+    result: dict[str, Any] | None
+    error: str | None
+    created_ns: int
+    started_ns: int | None
+    finished_ns: int | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it will not change any more."""
+        return self.status in FINISHED
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line that a job wrote down, with its figures."""
+
+    seq: int
+    level: str
+    type: str
+    message: str
+    data: dict[str, Any]
+
+
+class Watch:
+    """Reads the control database; never waits for a writer and never writes."""
+
+    def __init__(self, engine: sa.Engine, loop: str, alias: str) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._alias = alias
+        self._seen = 0
+
+    def job(self) -> Job | None:
+        """The newest job of the loop."""
+        columns = [jobs.c[name] for name in Job.__dataclass_fields__]
+        query = sa.select(*columns).where(jobs.c.loop == self._loop).order_by(jobs.c.created_ns.desc()).limit(1)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else Job(**row._mapping)
+
+    def events(self, job: str) -> list[Event]:
+        """Events of a job that were not read before, oldest first."""
+        query = sa.select(job_events).where(job_events.c.job == job, job_events.c.seq > self._seen)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query.order_by(job_events.c.seq)).all()
+        found = [Event(row.seq, row.level, row.type, row.message, row.data or {}) for row in rows]
+        self._seen = max([self._seen, *(event.seq for event in found)])
+        return found
+
+    def live_version(self) -> str | None:
+        """The version behind the public name, or None while the base model answers."""
+        with reading(self._engine) as connection:
+            alias = next(each for each in registry.all_aliases(connection) if each.name == self._alias)
+            version = registry.get(connection, alias.version) if alias.version else None
+        return version.id if version is not None and version.state is State.LIVE else None
+
+    def refusal(self, version: str) -> str | None:
+        """Why a version was not released, once that is decided."""
+        with reading(self._engine) as connection:
+            found = registry.get(connection, version)
+        return found.reason if found is not None and found.state is State.RETIRED else None

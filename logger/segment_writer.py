@@ -59,7 +59,8 @@ class SegmentWriter:
             raise
         self._torn = False
         self._size += len(frame)
-        self._new.set()
+        if not self._new.is_set():
+            self._new.set()
 
     def sync(self) -> None:
         """Makes what was written survive the machine."""

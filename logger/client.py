@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client of the logger's private HTTP API: what the judge, the trainer, the gateway and the command line read.
+
+Rows come by ``cursor``, the order in which the store took them: ask with ``after`` = the last `Page.next`, and nothing
+is missed or seen twice. JSON columns arrive as values, not as text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+import msgspec
+
+from contract.errors import AuthenticationFailed, InternalError, InvalidRequest, MillraceError, NotFound, Overloaded
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Row = dict[str, Any]
+ARROW = "application/vnd.apache.arrow.stream"
+_ERRORS: dict[int, type[MillraceError]] = {
+    400: InvalidRequest,
+    401: AuthenticationFailed,
+    404: NotFound,
+    503: Overloaded,
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows, oldest first. No rows: there is nothing after the cursor that was asked for, now."""
+
+    rows: list[Row]
+    next: int
+    """Hand this in as ``after`` for the rows that follow."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many rows there are, and up to which cursor that was counted."""
+
+    rows: int
+    cursor: int
+
+
+class LoggerClient:
+    """An async context manager; one connection pool.
+
+    Every method raises `Overloaded` (code ``logger_unavailable``) when the logger does not answer, and the error that
+    the logger answered with otherwise.
+    """
+
+    def __init__(self, url: str, token: str, timeout: float = 60.0) -> None:
+        """Opens nothing yet.
+
+        Args:
+            url: `settings.log.url`.
+            token: `installation.token("logger")`.
+            timeout: seconds for one whole answer; above the logger's own budget for a query.
+        """
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def invocation(self, identifier: str) -> Row | None:
+        """One invocation with its scores and feedback under ``scores`` and ``feedback``; None where there is none."""
+        try:
+            row: Row = await self._get(f"/v1/invocations/{identifier}")
+        except NotFound:
+            return None
+        return row
+
+    async def invocations(
+        self,
+        after: int = 0,
+        limit: int = 500,
+        *,
+        project: str | None = None,
+        alias: str | None = None,
+        version: str | None = None,
+        status: str | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> Page:
+        """Invocations that every given condition holds for; ``since_ns`` is included, ``until_ns`` is not."""
+        return await self._page(
+            "/v1/invocations", after=after, limit=limit, project=project, alias=alias, version=version,
+            status=status, since_ns=since_ns, until_ns=until_ns,
+        )  # fmt: skip
+
+    async def labelled(
+        self,
+        alias: str,
+        metric: str,
+        after: int = 0,
+        limit: int = 500,
+        until: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        finish_reasons: Sequence[str] = (),
+    ) -> Page:
+        """Complete answers that were given a value of ``metric``, by the cursor of that feedback.
+
+        The newest feedback up to ``until`` wins for each answer. Each row: cursor, feedback_id, invocation, choice,
+        project, user, conversation, time, alias, version, metadata, messages, output_text, finish_reason, and
+        reference (the feedback's value). Answers whose payload was not kept are not among them.
+        """
+        return await self._page(
+            "/v1/labelled", alias=alias, metric=metric, after=after, limit=limit, until=until,
+            metadata=_json(metadata), finish_reasons=list(finish_reasons),
+        )  # fmt: skip
+
+    async def labelled_arrow(
+        self,
+        alias: str,
+        metric: str,
+        after: int = 0,
+        until: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        finish_reasons: Sequence[str] = (),
+    ) -> "pyarrow.Table":
+        """All of `labelled` at once as a table; metadata, messages and reference as JSON text."""
+        import pyarrow  # here, so that the gateway's process never loads it
+
+        body = await self._read(
+            "/v1/labelled/arrow",
+            _query(
+                alias=alias, metric=metric, after=after, until=until, metadata=_json(metadata),
+                finish_reasons=list(finish_reasons),
+            ),
+        )  # fmt: skip
+        with pyarrow.ipc.open_stream(body) as stream:
+            return stream.read_all()
+
+    async def count_labelled(
+        self,
+        alias: str,
+        metric: str,
+        after: int = 0,
+        metadata: Mapping[str, str] | None = None,
+        finish_reasons: Sequence[str] = (),
+    ) -> Count:
+        """How many rows `labelled` has after a cursor, and the cursor of the last (``after`` where there is none)."""
+        found = await self._get(
+            "/v1/labelled/count", alias=alias, metric=metric, after=after, metadata=_json(metadata),
+            finish_reasons=list(finish_reasons),
+        )  # fmt: skip
+        return Count(found["rows"], found["cursor"])
+
+    async def feedback(
+        self, after: int = 0, limit: int = 500, *, metric: str | None = None, invocation: str | None = None
+    ) -> Page:
+        """Feedback as it was given; ``invocation`` null where it was on a conversation."""
+        return await self._page("/v1/feedback", after=after, limit=limit, metric=metric, invocation=invocation)
+
+    async def scores(
+        self, after: int = 0, limit: int = 500, *, grader: str | None = None, invocation: str | None = None
+    ) -> Page:
+        """Scores, errors of graders among them."""
+        return await self._page("/v1/scores", after=after, limit=limit, grader=grader, invocation=invocation)
+
+    async def score_position(self, grader: str) -> int:
+        """The largest ``position`` among the scores of ``grader``; 0 before the first."""
+        found: int = (await self._get("/v1/scores/position", grader=grader))["position"]
+        return found
+
+    async def decisions(
+        self, after: int = 0, limit: int = 500, *, action: str | None = None, subject: str | None = None
+    ) -> Page:
+        """What the loop decided."""
+        return await self._page("/v1/decisions", after=after, limit=limit, action=action, subject=subject)
+
+    async def charges(
+        self,
+        after: int = 0,
+        limit: int = 500,
+        *,
+        project: str | None = None,
+        category: str | None = None,
+        job: str | None = None,
+    ) -> Page:
+        """What is on a bill beside invocations."""
+        return await self._page("/v1/charges", after=after, limit=limit, project=project, category=category, job=job)
+
+    async def training_steps(self, job: str, after: int = 0, limit: int = 5000) -> Page:
+        """The steps of a job, as they came."""
+        return await self._page("/v1/training_steps", after=after, limit=limit, job=job)
+
+    async def usage(
+        self,
+        group_by: Sequence[str] = ("alias", "version"),
+        *,
+        bucket_seconds: int | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        project: str | None = None,
+    ) -> list[Row]:
+        """Sums over invocations, a row for each group, ordered by its keys.
+
+        Args:
+            group_by: of alias, version, project, key, user, endpoint, status, replica, usage_source, price_version,
+                error_code; none for one row of totals.
+            bucket_seconds: groups by time too, under ``bucket`` (start in nanoseconds).
+
+        Each row: the keys, requests, unmetered (requests whose usage is unknown), prompt_tokens, cached_tokens,
+        completion_tokens, cost (nano-dollars), mean_ns, p50_ns and p95_ns of the whole answer (null where unknown).
+        """
+        rows: list[Row] = (
+            await self._get(
+                "/v1/usage", group_by=list(group_by), bucket_seconds=bucket_seconds, since_ns=since_ns,
+                until_ns=until_ns, project=project,
+            )
+        )["rows"]  # fmt: skip
+        return rows
+
+    async def snapshot(self, path: str) -> Row:
+        """Copies the store to a new DuckDB file on the logger's machine while it goes on: ``{"path", "bytes"}``."""
+        return await self._post("/v1/snapshot", {"path": path})
+
+    async def export(self, kind: str, format: str, path: str) -> Row:
+        """Writes a table on the logger's machine as ``parquet`` (a folder, by day) or ``jsonl``: ``{"path", "rows"}``.
+
+        ``kind`` is a record kind such as ``invocation``.
+        """
+        return await self._post("/v1/export", {"kind": kind, "format": format, "path": path})
+
+    async def health(self) -> Row:
+        """How the logger is: ``producers`` with records, bytes and seconds behind, dead letters, orphans, errors."""
+        found: Row = await self._get("/health")
+        return found
+
+    async def _page(self, path: str, **query: Any) -> Page:
+        found = await self._get(path, **query)
+        return Page(found["rows"], found["next"])
+
+    async def _get(self, path: str, **query: Any) -> Any:
+        return msgspec.json.decode(await self._read(path, _query(**query)))
+
+    async def _post(self, path: str, body: Row) -> Row:
+        found: Row = msgspec.json.decode(await self._read(path, [], body))
+        return found
+
+    async def _read(self, path: str, query: list[tuple[str, str]], body: Row | None = None) -> bytes:
+        if self._session is None:
+            raise RuntimeError("use LoggerClient as `async with LoggerClient(url, token) as log`")
+        method = "GET" if body is None else "POST"
+        try:
+            async with self._session.request(method, self._url + path, params=query, json=body) as response:
+                content = await response.read()
+                if response.status != 200:
+                    raise _error(response.status, content)
+                return content
+        except (TimeoutError, aiohttp.ClientError) as error:
+            reason = str(error) or type(error).__name__
+            raise Overloaded(
+                f"the logger at {self._url} does not answer: {reason}", code="logger_unavailable", retry_after=1.0
+            ) from error
+
+
+def _query(**values: Any) -> list[tuple[str, str]]:
+    """Query parameters: a list is a repeated parameter, None is none."""
+    pairs = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        pairs += [(name, str(each)) for each in (value if isinstance(value, list) else [value])]
+    return pairs
+
+
+def _json(value: Mapping[str, str] | None) -> str | None:
+    return msgspec.json.encode(dict(value)).decode() if value else None
+
+
+def _error(status: int, content: bytes) -> MillraceError:
+    try:
+        found = msgspec.json.decode(content)["error"]
+        message, param, code = str(found["message"]), found["param"], found["code"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        message, param, code = f"the logger answered {status}: {content[:200]!r}", None, None
+    return _ERRORS.get(status, InternalError)(message, param=param, code=code)

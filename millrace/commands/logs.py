@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from contract.errors import NotFound, OperatorError
+from contract.errors import NotFound
 from contract.money import format_usd
 from contract.settings import Settings
 from gateway.statements import bill
@@ -22,19 +22,14 @@ def ask(settings: Settings, question: Callable[[LoggerClient], Awaitable[T]]) ->
     """One question to the logger's private API.
 
     Raises:
-        OperatorError: the logger cannot be reached.
+        Overloaded: the logger does not answer.
     """
 
     async def run() -> T:
         async with LoggerClient(settings.log.url, settings.installation.token("logger")) as client:
             return await question(client)
 
-    try:
-        return asyncio.run(run())
-    except OSError as error:
-        raise OperatorError(
-            f"the logger does not answer at {settings.log.url}: {error}; is `millrace up` running?"
-        ) from error
+    return asyncio.run(run())
 
 
 @app.command()

@@ -284,8 +284,8 @@ async def _read_the_log(story: Story) -> None:
             return None if missing or unscored else True
 
         await until(all_in, 60, "every answer is in the store and every labelled one is scored", story.stack)
-        story.steps = list(await log.training_steps(story.job["id"]))
-        story.decisions = list((await log.decisions()).rows)
+        story.steps = (await log.training_steps(story.job["id"])).rows
+        story.decisions = (await log.decisions()).rows
     for name, url in (
         ("gateway", settings.gateway.url),
         ("logger", settings.log.url),

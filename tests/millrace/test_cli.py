@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from contract.settings import Settings
+from millrace.cli import app
+
+SETTINGS = """
+engines: [{name: e, base_model: small, url: "http://127.0.0.1:9"}]
+models:
+  small: {engine: e, price: {input: 0.1, output: 0.2}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "millrace.yaml"
+    path.write_text(SETTINGS)
+    return path
+
+
+def millrace(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "millrace", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def every_command() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def walk(group: Any, path: str) -> None:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                walk(command, f"{path} {name}")
+            else:
+                found[f"{path} {name}".strip()] = command
+
+    walk(typer.main.get_command(app), "")
+    return found
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert millrace("--version").stdout.strip() == version("millrace")
+
+
+@pytest.mark.parametrize("name", sorted(set(every_command()) - {"demo", "serve", "up"}))
+def test_every_command_that_answers_takes_config_and_json(name: str) -> None:
+    options = {option for parameter in every_command()[name].params for option in parameter.opts}
+    assert {"--config", "--json", "--set"} <= options
+
+
+def test_a_key_is_printed_once_and_kept_as_a_hash(config: Path) -> None:
+    key = millrace("keys", "create", "--name", "mine", "--config", config).stdout.strip()
+    assert key.startswith("mr-")
+    listed = json.loads(millrace("keys", "list", "--config", config, "--json").stdout)
+    assert [(row["name"], row["revoked"]) for row in listed] == [("mine", False)]
+    on_disk = b"".join(path.read_bytes() for path in (config.parent / "data").rglob("*") if path.is_file())
+    assert b"mine" in on_disk
+    assert key.encode() not in on_disk
+    assert key not in json.dumps(listed)
+
+
+def test_a_revoked_key_says_so(config: Path) -> None:
+    made = json.loads(millrace("keys", "create", "--config", config, "--json").stdout)
+    assert millrace("keys", "revoke", made["id"], "--config", config).returncode == 0
+    assert json.loads(millrace("keys", "list", "--config", config, "--json").stdout)[0]["revoked"] is True
+
+
+def test_revoking_a_key_that_does_not_exist_is_an_error(config: Path) -> None:
+    done = millrace("keys", "revoke", "key_none", "--config", config)
+    assert (done.returncode, "key_none" in done.stderr) == (2, True)
+
+
+def test_a_wrong_setting_is_one_message_with_its_line_and_exit_code_2(config: Path) -> None:
+    config.write_text(SETTINGS + "gateway:\n  prot: 80\n")
+    done = millrace("config", "check", "--config", config)
+    assert done.returncode == 2
+    assert f"{config}:6: gateway.prot: 80: is not a setting" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_errors_are_json_where_json_was_asked_for(config: Path) -> None:
+    done = millrace("models", "list", "--config", config.with_name("none.yaml"), "--json")
+    assert done.returncode == 2
+    assert "none.yaml" in json.loads(done.stderr)["error"]["message"]
+
+
+def test_check_shows_a_price_that_differs_from_the_database(config: Path) -> None:
+    assert millrace("models", "list", "--config", config).returncode == 0
+    config.write_text(SETTINGS.replace("0.2", "0.3"))
+    assert "models.small.price differs" in millrace("config", "check", "--config", config).stdout
+
+
+def test_set_goes_over_the_file(config: Path) -> None:
+    done = millrace("config", "check", "--config", config, "--set", "gateway.port=none")
+    assert done.returncode == 2
+    assert "flag --gateway-port" in done.stderr or "--set" in done.stderr
+
+
+def test_models_show_what_answers_under_each_name(config: Path) -> None:
+    rows = json.loads(millrace("models", "list", "--config", config, "--json").stdout)
+    assert rows == [{"model": "small", "engine": "e", "version": "small"}]
+
+
+def test_every_setting_has_a_description() -> None:
+    def walk(model: Any, at: str) -> list[str]:
+        from millrace.reference import _model_in
+
+        missing = []
+        for name, field in model.model_fields.items():
+            if not field.description:
+                missing.append(f"{at}{name}")
+            inner = _model_in(field.annotation)
+            missing += walk(inner, f"{at}{name}.") if inner else []
+        return missing
+
+    assert walk(Settings, "") == []

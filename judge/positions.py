@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where live judging goes on after a restart: after the last score on disk or in the store.
+
+Scores are written in order of position, and of choice within one position. Those not shipped yet are in a judge's
+spool (whose newest segment is never deleted), all others in the store. Every judge's spool is looked at, not only this
+process's own: a standby that takes over must not repeat what its predecessor wrote and nobody has shipped.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.errors import SpoolError
+from contract.records import Score, decode
+from logger.reader import SpoolReader
+from logger.segments import first_seqs
+
+ROLE = "judge"
+"""The role of the judge's spool producers: ``judge-0``, ``judge-1``, …"""
+LAST_CHOICE = sys.maxsize
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """How far a grader has come: all of the rows before ``cursor``, and of that row the choices up to ``choice``."""
+
+    cursor: int = 0
+    choice: int = LAST_CHOICE
+
+    @property
+    def after(self) -> int:
+        """Read the log after this cursor: a row of which some choices are left is read again."""
+        return self.cursor if self.choice == LAST_CHOICE else self.cursor - 1
+
+
+def spooled_position(spool: Path, grader: str) -> Position:
+    """How far the scores of ``grader`` go that lie in any judge's spool.
+
+    Raises:
+        SpoolError: a spool cannot be read or is damaged.
+    """
+    scores = (score for folder in sorted(spool.glob(f"{ROLE}-*")) for score in _scores(folder))
+    return max(
+        (Position(score.position, score.choice) for score in scores if score.grader == grader), default=Position()
+    )
+
+
+def resume_at(spooled: Position, stored: int) -> Position:
+    """The later of what the spools and the store hold. Look at the spools first: what leaves them is in the store."""
+    return max(spooled, Position(stored)) if stored > spooled.cursor else spooled
+
+
+def _scores(folder: Path) -> Iterator[Score]:
+    """The scores in one spool."""
+    while firsts := first_seqs(folder):
+        reader = SpoolReader(folder, folder.name, firsts[0])
+        try:
+            yield from _decoded(reader)
+            return
+        except SpoolError:
+            if first_seqs(folder)[:1] == firsts[:1]:
+                raise
+            # The logger took the oldest segment and deleted it while we looked: what is left is read again.
+        finally:
+            reader.close()
+
+
+def _decoded(reader: SpoolReader) -> Iterator[Score]:
+    while entries := reader.read():
+        for entry in entries:
+            record = decode(entry.payload)
+            if isinstance(record, Score):
+                yield record

@@ -36,9 +36,10 @@ class Answer:
     version: str
 
 
-def connect(base_url: str, key: str) -> AsyncOpenAI:
-    """A client that does not retry: what fails is seen to fail."""
-    return AsyncOpenAI(base_url=f"{base_url}/v1", api_key=key, max_retries=0, timeout=httpx.Timeout(120, connect=5))
+def connect(base_url: str, key: str, transport: httpx.AsyncBaseTransport | None = None) -> AsyncOpenAI:
+    """A client that does not retry: what fails is seen to fail. ``transport`` stands in for the network."""
+    http = httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(120, connect=5))
+    return AsyncOpenAI(base_url=f"{base_url}/v1", api_key=key, max_retries=0, http_client=http)
 
 
 async def ask(client: AsyncOpenAI, row: Row, *, stream: bool, app: str = APP) -> Answer:

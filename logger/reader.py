@@ -126,6 +126,7 @@ class SpoolReader:
                 f"records {self.next_seq} to {first_seq - 1} of {self.producer} are missing: the segment "
                 f"{segment_path(self._folder, self._first_seq)} is followed by the one that starts at {first_seq}"
             )
+        self.sync()
         self._open(first_seq)
 
     def _read_segment(self, max_bytes: int, max_records: int) -> list[Entry]:

@@ -37,13 +37,23 @@ class Remains:
     """Payloads of the `open` entries without a close, oldest first."""
 
 
-class _Entry(msgspec.Struct):
+class Entry(msgspec.Struct):
+    """As much of a record as recovery needs, of any release's records."""
+
     kind: str
     id: str
     status: str = ""
 
 
-_entry_decoder = msgspec.msgpack.Decoder(_Entry)
+_entry_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+def glance(payload: bytes) -> Entry | None:
+    """The entry in ``payload``; None where it is no record of ours: ingestion names it and puts it aside."""
+    try:
+        return _entry_decoder.decode(payload)
+    except msgspec.DecodeError:
+        return None
 
 
 class OpenEntries:
@@ -53,19 +63,15 @@ class OpenEntries:
         self.payloads: dict[str, tuple[int, bytes]] = {}
         """Invocation id -> position and payload, in the order of opening."""
 
-    def feed(self, seq: int, payload: bytes) -> bool:
-        """Takes note of one record; whether it is an `open` entry."""
-        try:
-            entry = _entry_decoder.decode(payload)
-        except msgspec.DecodeError:
-            return False  # no record of ours: ingestion names it and puts it aside
-        if entry.kind != "invocation":
-            return False
+    def feed(self, seq: int, payload: bytes) -> None:
+        """Takes note of one record."""
+        entry = glance(payload)
+        if entry is None or entry.kind != "invocation":
+            return
         if entry.status == Status.OPEN:
             self.payloads[entry.id] = (seq, payload)
-            return True
-        self.payloads.pop(entry.id, None)
-        return False
+        else:
+            self.payloads.pop(entry.id, None)
 
     @property
     def oldest(self) -> int | None:

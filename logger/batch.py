@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one transaction of the store takes in, and how a stream of records becomes such batches.
+
+Every record has a position in its producer's spool, dense from 0. That is the whole of de-duplication: a position
+below the next one was seen before and is dropped, one above it means that something is missing, and nothing of that
+producer is taken until it turns up.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import msgspec
+
+from contract.errors import SpoolError
+from contract.records import Invocation, NewerRecord, Record, Status, decode
+
+
+class Gap(SpoolError):
+    """A record is missing before this one."""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record that the store could not take whole, kept as it came."""
+
+    producer: str
+    seq: int
+    reason: str
+    payload: bytes
+
+
+@dataclass
+class Batch:
+    """Rows and the positions after them; they are committed together or not at all."""
+
+    rows: dict[type[Record], list[Record]] = field(default_factory=lambda: defaultdict(list))
+    next_seqs: dict[str, int] = field(default_factory=dict)
+    last_ids: dict[str, str] = field(default_factory=dict)
+    """Producer -> id of its last record, to tell a spool from another one in its place."""
+    positions: dict[str, int] = field(default_factory=dict)
+    """Source -> next offset."""
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    records: int = 0
+    bytes: int = 0
+
+
+class Intake:
+    """Sorts records into the current batch."""
+
+    def __init__(self, next_seqs: dict[str, int]) -> None:
+        """Starts from the positions that the store has committed."""
+        self._next_seqs = dict(next_seqs)
+        self.batch = Batch()
+        self.duplicates = 0
+        """Records dropped because they were taken before."""
+
+    def next_seq(self, producer: str) -> int:
+        """The position that is taken next."""
+        return self._next_seqs.get(producer, 0)
+
+    def take(self, producer: str, seq: int, payload: bytes) -> None:
+        """Adds one record to the batch.
+
+        Raises:
+            Gap: ``seq`` is above the next position; nothing was taken.
+        """
+        expected = self.next_seq(producer)
+        if seq > expected:
+            raise Gap(f"records {expected} to {seq - 1} of {producer} are missing before record {seq}")
+        if seq < expected:
+            self.duplicates += 1
+            return
+        self._sort(producer, seq, payload)
+        self._next_seqs[producer] = self.batch.next_seqs[producer] = seq + 1
+        self.batch.records += 1
+        self.batch.bytes += len(payload)
+
+    def finish(self) -> Batch:
+        """The batch so far; the next record starts another."""
+        batch, self.batch = self.batch, Batch()
+        return batch
+
+    def _sort(self, producer: str, seq: int, payload: bytes) -> None:
+        try:
+            record = decode(payload)
+            if (record.producer, record.seq) != (producer, seq):
+                raise ValueError(f"it says that it is record {record.seq} of {record.producer!r}")
+        except (NewerRecord, msgspec.DecodeError, ValueError) as error:
+            self.batch.dead_letters.append(DeadLetter(producer, seq, str(error), payload))
+            self.batch.last_ids.pop(producer, None)
+            return
+        self.batch.last_ids[producer] = record.id
+        if not (isinstance(record, Invocation) and record.status is Status.OPEN):
+            self.batch.rows[type(record)].append(record)

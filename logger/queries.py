@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages of the log's tables. Values are bound, never part of a statement; names come from the declarations."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from contract.columns import CURSOR, Column, Kind, columns, table_name
+from contract.records import Feedback, Invocation, Record, Score
+from logger.store import Store
+
+Row = dict[str, Any]
+MAX_ROWS = 5000
+"""Most rows of one page."""
+
+
+def page(
+    store: Store,
+    kind: type[Record],
+    after: int,
+    limit: int,
+    equal: Mapping[str, Any],
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+) -> list[Row]:
+    """Rows of a table with a cursor above ``after``, ascending.
+
+    Args:
+        store: the log.
+        kind: the record kind.
+        after: cursor to start behind.
+        limit: most rows.
+        equal: column -> value that it must have; a value of None is no condition. The columns are the caller's own
+            words, never a client's.
+        since_ns: earliest time, included.
+        until_ns: latest time, excluded.
+    """
+    conditions, values = [f"{CURSOR} > ?"], [after]
+    for name, value in equal.items():
+        if value is not None:
+            conditions.append(f'"{name}" = ?')
+            values.append(value)
+    if since_ns is not None:
+        conditions.append("time >= ?")
+        values.append(since_ns)
+    if until_ns is not None:
+        conditions.append("time < ?")
+        values.append(until_ns)
+    statement = f"{_select(kind)} WHERE {' AND '.join(conditions)} ORDER BY {CURSOR} LIMIT ?"
+    return _decoded(kind, store.fetch(statement, [*values, min(limit, MAX_ROWS)]))
+
+
+def invocation(store: Store, identifier: str) -> Row | None:
+    """One invocation with what graders and people said of it; None where it is not in the log."""
+    rows = _decoded(Invocation, store.fetch(f"{_select(Invocation)} WHERE id = ?", [identifier]))
+    if not rows:
+        return None
+    scores = page(store, Score, 0, MAX_ROWS, {"invocation": identifier})
+    feedback = page(store, Feedback, 0, MAX_ROWS, {"invocation": identifier})
+    return rows[0] | {"scores": scores, "feedback": feedback}
+
+
+def score_position(store: Store, grader: str) -> int:
+    """How far the scores of a grader reach into the log; 0 before the first."""
+    rows = store.fetch("SELECT coalesce(max(position), 0) AS position FROM scores WHERE grader = ?", [grader])
+    return int(rows[0]["position"])
+
+
+def orphans(store: Store) -> int:
+    """Feedback on something that is not in the log, or not yet."""
+    rows = store.fetch(
+        """
+        SELECT count(*) AS orphans FROM feedback f WHERE NOT EXISTS (
+            SELECT 1 FROM invocations i WHERE i.project = f.project
+            AND (i.id = f.invocation OR (f.invocation IS NULL AND i.conversation = f.conversation)))
+        """
+    )
+    return int(rows[0]["orphans"])
+
+
+def dead_letters(store: Store) -> int:
+    """Records that could not be taken whole."""
+    return int(store.fetch("SELECT count(*) AS letters FROM dead_letters")[0]["letters"])
+
+
+def value_of(text: str | None) -> Any:
+    """A JSON text as a value. Infinity, which a huge number in a payload becomes, is null: JSON has none."""
+    return None if text is None else json.loads(text, parse_constant=_no_number)
+
+
+def _select(kind: type[Record]) -> str:
+    return f"SELECT {', '.join([CURSOR, *map(_column, columns(kind))])} FROM {table_name(kind)}"
+
+
+def _column(column: Column) -> str:
+    if column.kind is Kind.JSON:
+        return f'"{column.name}"::JSON::VARCHAR AS "{column.name}"'
+    return f'"{column.name}"'
+
+
+def _decoded(kind: type[Record], rows: list[Row]) -> list[Row]:
+    names = [column.name for column in columns(kind) if column.kind is Kind.JSON]
+    for row in rows:
+        for name in names:
+            row[name] = value_of(row[name])
+    return rows
+
+
+def _no_number(_name: str) -> None:
+    return None

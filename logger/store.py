@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log: one DuckDB file that one logger process owns.
+
+Rows, the producers' next positions and the source's next offset commit in one transaction, so a record is counted
+once whatever is killed. Everyone else reads through the logger's API, from a snapshot or from an export.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow
+
+from contract.columns import columns, ddl, table_name
+from contract.errors import DatabaseError, Overloaded
+from contract.records import KINDS, SCHEMA, Record
+from contract.settings import StoreSettings
+from logger.batch import Batch
+from logger.tables import arrow_table, insert_statement, set_aside_misfits
+
+_BOOKS = """
+CREATE TABLE IF NOT EXISTS producers (producer VARCHAR PRIMARY KEY, next_seq BIGINT NOT NULL, last_id VARCHAR);
+CREATE TABLE IF NOT EXISTS positions (source VARCHAR PRIMARY KEY, next_offset BIGINT NOT NULL);
+CREATE TABLE IF NOT EXISTS dead_letters (
+    producer VARCHAR NOT NULL, seq BIGINT NOT NULL, time BIGINT NOT NULL, reason VARCHAR NOT NULL, payload BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS books (name VARCHAR PRIMARY KEY, value BIGINT NOT NULL);
+"""
+
+
+class Store:
+    """One open file: `commit` from one thread, reads from any."""
+
+    def __init__(self, path: Path, settings: StoreSettings, now_ns: Callable[[], int] = time.time_ns) -> None:
+        """Opens the file, making or migrating it.
+
+        Raises:
+            DatabaseError: another process has it open (its number is named), a newer release wrote it, or it is no
+                file of ours.
+        """
+        self._settings = settings
+        self._now_ns = now_ns
+        self._connection = _connect(path, settings)
+        try:
+            self._connection.execute("BEGIN")
+            self._connection.execute(_BOOKS)
+            self._migrate(path)
+            self._connection.execute("COMMIT")
+            self._cursor = self._book("cursor", 0)
+        except BaseException:
+            self._connection.close()
+            raise
+        self.name = path.stem
+        """The name of the database inside DuckDB."""
+        self._reading = self._connection.cursor()
+        self._reading_lock = threading.Lock()
+
+    # --- writing
+
+    def next_seqs(self) -> dict[str, int]:
+        """Producer -> the position of its next record."""
+        return dict(self._connection.execute("SELECT producer, next_seq FROM producers").fetchall())
+
+    def last_ids(self) -> dict[str, str]:
+        """Producer -> id of the last record taken from it."""
+        return dict(
+            self._connection.execute("SELECT producer, last_id FROM producers WHERE last_id IS NOT NULL").fetchall()
+        )
+
+    def positions(self) -> dict[str, int]:
+        """Source -> its next offset."""
+        return dict(self._connection.execute("SELECT source, next_offset FROM positions").fetchall())
+
+    def commit(self, batch: Batch) -> None:
+        """Takes a batch in: all of it, or nothing and the error is raised.
+
+        A record that DuckDB refuses is set aside in ``dead_letters`` and does not stop the rest.
+        """
+        try:
+            self._commit(batch)
+        except (duckdb.DataError, pyarrow.ArrowException, OverflowError):
+            set_aside_misfits(batch, self._connection)
+            self._commit(batch)
+
+    def checkpoint(self) -> bool:
+        """Moves everything committed from the write-ahead log into the file; False where readers were in the way."""
+        try:
+            self._connection.execute("CHECKPOINT").fetchall()
+        except duckdb.TransactionException:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Checkpoints and closes; twice does no harm."""
+        self._reading.close()
+        self._connection.close()
+
+    def _commit(self, batch: Batch) -> None:
+        self._connection.execute("BEGIN")
+        try:
+            cursor = self._cursor
+            for kind in KINDS.values():
+                records = batch.rows.get(kind, [])
+                if records:
+                    self._insert(kind, records, cursor + 1)
+                    cursor += len(records)
+            self._keep_books(batch, cursor)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._cursor = cursor
+
+    def _insert(self, kind: type[Record], records: Sequence[Record], first_cursor: int) -> None:
+        # The name is free again after a failure too: registering replaces what was there.
+        self._connection.register("incoming", arrow_table(kind, records, first_cursor))
+        self._connection.execute(insert_statement(kind, "incoming")).fetchall()
+        self._connection.unregister("incoming")
+
+    def _keep_books(self, batch: Batch, cursor: int) -> None:
+        for producer, next_seq in batch.next_seqs.items():
+            self._connection.execute(
+                "INSERT INTO producers VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET next_seq = excluded.next_seq, last_id = excluded.last_id",
+                [producer, next_seq, batch.last_ids.get(producer)],
+            )
+        for source, offset in batch.positions.items():
+            self._connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", [source, offset])
+        now = self._now_ns()
+        for letter in batch.dead_letters:
+            self._connection.execute(
+                "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?)",
+                [letter.producer, letter.seq, now, letter.reason, letter.payload],
+            )
+        self._connection.execute("INSERT OR REPLACE INTO books VALUES ('cursor', ?)", [cursor])
+
+    # --- reading
+
+    @property
+    def cursor(self) -> int:
+        """The cursor of the newest row; it counts rows of every kind, in the order of their commits."""
+        return self._cursor
+
+    def fetch(self, statement: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
+        """Rows of one query within the time budget ``log.store.query_timeout``.
+
+        Raises:
+            Overloaded: the budget is used up (code ``query_timeout``).
+        """
+        with self._budgeted() as connection:
+            connection.execute(statement, parameters)
+            names = [column[0] for column in connection.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in connection.fetchall()]
+
+    def run(self, *statements: str) -> None:
+        """Statements in a row on one connection, such as an export, without a time budget."""
+        with self._other_connection() as connection:
+            for statement in statements:
+                connection.execute(statement).fetchall()
+
+    @contextmanager
+    def _budgeted(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        budget = self._settings.query_timeout
+        with self._other_connection() as connection:
+            timer = threading.Timer(budget, connection.interrupt)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield connection
+            except duckdb.InterruptException:
+                raise Overloaded(
+                    f"the query took longer than log.store.query_timeout = {budget} s", code="query_timeout"
+                ) from None
+            finally:
+                timer.cancel()
+
+    @contextmanager
+    def _other_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._reading_lock:
+            connection = self._reading.cursor()
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def _book(self, name: str, default: int) -> int:
+        rows = self._connection.execute("SELECT value FROM books WHERE name = ?", [name]).fetchall()
+        return int(rows[0][0]) if rows else default
+
+    def _migrate(self, path: Path) -> None:
+        """Makes the tables, and gives those of an older release the columns that came since."""
+        written = self._book("schema", SCHEMA)
+        if written > SCHEMA:
+            raise DatabaseError(f"{path} was written by a newer release (schema {written}); this one reads {SCHEMA}")
+        for kind in KINDS.values():
+            self._connection.execute(ddl(kind))
+            there = {row[0] for row in self._connection.execute(f"DESCRIBE {table_name(kind)}").fetchall()}
+            for column in columns(kind):
+                if column.name not in there:
+                    self._connection.execute(
+                        f'ALTER TABLE {table_name(kind)} ADD COLUMN "{column.name}" {column.kind.value}'
+                    )
+        self._connection.execute("INSERT OR REPLACE INTO books VALUES ('schema', ?)", [SCHEMA])
+
+
+def _connect(path: Path, settings: StoreSettings) -> duckdb.DuckDBPyConnection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "memory_limit": f"{settings.memory_limit}B",
+        "threads": settings.threads,
+        "temp_directory": str(path.parent / "temporary"),
+    }
+    try:
+        return duckdb.connect(str(path), config=config)
+    except duckdb.IOException as error:
+        holder = re.search(r"PID (\d+)", str(error))
+        if holder is None:
+            raise DatabaseError(f"cannot open the store {path}: {str(error).splitlines()[0]}") from error
+        raise DatabaseError(f"the store {path} is open in process {holder[1]}; one logger owns it") from None

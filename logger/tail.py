@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Following one producer's spool on behalf of the store or the broker, and clearing away what is safe there."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from contract.errors import MillraceError, SpoolError
+from contract.settings import SpoolSettings
+from logger.producers import claim_slot
+from logger.reader import Backlog, Entry, SpoolReader
+from logger.recovery import OpenEntries, glance
+from logger.segments import first_seqs, segment_path
+from logger.spool import Spool
+
+ADOPT_SECONDS = 2.0
+
+
+class Tail:
+    """Reads on from a position, and knows which segments nobody needs any more.
+
+    It reads from the oldest segment on, not from the position, to know which answers were open at the position: their
+    segments stay until their close is here, or their producer has come back and written it.
+    """
+
+    def __init__(self, folder: Path, next_seq: int, last_id: str | None = None) -> None:
+        """Starts where the other side says it stands.
+
+        Args:
+            folder: the producer's spool.
+            next_seq: position of the first record that is wanted.
+            last_id: id of the record before it, where known: a spool with another one there is another spool.
+        """
+        self.producer = folder.name
+        self._folder = folder
+        self._wanted = next_seq
+        self._last_id = last_id
+        self._reader: SpoolReader | None = None
+        self._open = OpenEntries()
+        self._adopted = float("-inf")
+
+    def read(self, max_bytes: int, max_records: int) -> list[Entry]:
+        """The next records, oldest first; empty at the end.
+
+        Raises:
+            SpoolError: what is wanted is not here, or is damaged.
+        """
+        if self._reader is None and not self._start():
+            return []
+        assert self._reader is not None
+        entries = self._reader.read(max_bytes, max_records)
+        for entry in entries:
+            self._open.feed(entry.seq, entry.payload)
+        return entries
+
+    def sync(self) -> None:
+        """Makes what was read survive the machine; see `SpoolReader.sync`."""
+        if self._reader is not None:
+            self._reader.sync()
+
+    def backlog(self) -> Backlog:
+        """What is written but not read."""
+        return Backlog(0, 0, None) if self._reader is None else self._reader.backlog()
+
+    def deletable(self, safe_seq: int) -> list[Path]:
+        """Segments of records below ``safe_seq`` alone, oldest first; never the newest."""
+        oldest_open = self._open.oldest
+        bound = safe_seq if oldest_open is None else min(safe_seq, oldest_open)
+        firsts = first_seqs(self._folder)
+        return [segment_path(self._folder, first) for first, after in pairwise(firsts) if after <= bound]
+
+    def adopt(self, settings: SpoolSettings, clock: Callable[[], float] = time.monotonic) -> bool:
+        """Closes the open answers of a producer that is gone, as it would at its next start; whether it was gone.
+
+        A slot that is never taken again would keep its segments for ever.
+        """
+        if not self._open.payloads or clock() - self._adopted < ADOPT_SECONDS:
+            return False
+        self._adopted = clock()
+        producer = claim_slot(self._folder)
+        if producer is None:
+            return False
+        try:
+            Spool(producer, settings).close()
+        finally:
+            producer.release()
+        return True
+
+    def close(self) -> None:
+        """Lets go of the segment."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def _start(self) -> bool:
+        """Reads up to the wanted position; False where the producer has written nothing yet."""
+        firsts = first_seqs(self._folder)
+        reader = SpoolReader(self._folder, self.producer, min([*firsts[:1], self._wanted]))
+        last: bytes | None = None
+        try:
+            while reader.next_seq < self._wanted:
+                entries = reader.read(max_records=self._wanted - reader.next_seq)
+                if not entries:
+                    raise SpoolError(
+                        f"the spool of {self.producer} ends at record {reader.next_seq}, but {self._wanted} were "
+                        f"taken from it: {self._folder} is not the spool that was read before"
+                    )
+                for entry in entries:
+                    self._open.feed(entry.seq, entry.payload)
+                last = entries[-1].payload
+            self._check_identity(last)
+        except SpoolError:
+            reader.close()
+            raise
+        self._reader = reader
+        return bool(firsts)
+
+    def _check_identity(self, last: bytes | None) -> None:
+        if last is None or self._last_id is None:
+            return
+        entry = glance(last)
+        found = entry.id if entry else "no record"
+        if found != self._last_id:
+            raise SpoolError(
+                f"record {self._wanted - 1} of {self.producer} is {found}, but {self._last_id} was taken from there: "
+                f"{self._folder} is not the spool that was read before"
+            )
+
+
+def producer_folders(spool: Path) -> Iterator[Path]:
+    """The folder of every producer that has ever started, by name."""
+    if spool.exists():
+        yield from sorted(path for path in spool.iterdir() if path.is_dir())
+
+
+def describe(error: Exception) -> str:
+    """An error for /health: what an operator can act on."""
+    return error.message if isinstance(error, MillraceError) else f"{type(error).__name__}: {error}"

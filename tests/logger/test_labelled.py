@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+import pyarrow
+import pytest
+
+from contract.records import Status
+from logger.export import labelled_stream
+from logger.labelled import Selection, count_labelled, labelled, with_values
+from logger.queries import orphans
+from logger.store import Store
+from tests.logger.records import invocation, label
+from tests.logger.stores import put
+
+LABEL = Selection("triage", "label")
+
+
+def answers(store: Store, selection: Selection = LABEL) -> list[tuple[str, object]]:
+    rows = with_values(labelled(store, selection, 500))
+    assert count_labelled(store, selection)["rows"] == len(rows)
+    return [(row["invocation"], row["reference"]) for row in rows]
+
+
+def test_a_row_carries_prompt_answer_and_reference(store: Store) -> None:
+    put(
+        store, invocation("inv_a", user="u", metadata='{"team":"x"}', conversation="c"), label("fb_1", "inv_a", '"bad"')
+    )
+    (row,) = with_values(labelled(store, LABEL, 500))
+    assert row == {
+        "cursor": 2, "feedback_id": "fb_1", "invocation": "inv_a", "choice": 0, "project": "default", "user": "u",
+        "conversation": "c", "time": 1_700_000_000_000_000_000, "alias": "triage", "version": "triage@0123456789ab",
+        "metadata": {"team": "x"}, "messages": [{"role": "user", "content": "a"}], "output_text": "good",
+        "finish_reason": "stop", "reference": "bad",
+    }  # fmt: skip
+
+
+def test_the_newest_feedback_on_an_answer_wins(store: Store) -> None:
+    put(store, invocation("inv_a"), label("fb_1", "inv_a", '"bad"'), label("fb_2", "inv_a", '"fine"'))
+    put(store, label("fb_3", "inv_a", '"good"'), label("fb_4", "inv_a", "5", metric="stars"))
+    assert answers(store) == [("inv_a", "good")]
+    assert answers(store, Selection("triage", "stars")) == [("inv_a", 5)]
+    assert answers(store, Selection("triage", "label", until=3)) == [("inv_a", "fine")]
+
+
+def test_each_choice_of_an_answer_has_its_own_feedback(store: Store) -> None:
+    two = '[{"index":1,"message":{"content":"B"}},{"index":0,"message":{"content":"A"}}]'
+    put(store, invocation("inv_a", choices=two, finish_reasons=["stop", "length"]))
+    put(store, label("fb_1", "inv_a", '"x"', choice=1), label("fb_2", "inv_a", '"y"'))
+    rows = labelled(store, LABEL, 500)
+    assert [(r["choice"], r["output_text"], r["finish_reason"]) for r in rows] == [(1, "B", "length"), (0, "A", "stop")]
+    assert answers(store, Selection("triage", "label", finish_reasons=["length"])) == [("inv_a", "x")]
+
+
+def test_feedback_on_a_conversation_is_on_its_newest_complete_answer_of_the_same_project(store: Store) -> None:
+    put(store, invocation("inv_old", conversation="c", time=1), invocation("inv_new", conversation="c", time=3))
+    put(store, invocation("inv_failed", Status.FAILED, conversation="c", time=4))
+    put(store, invocation("inv_other", conversation="c", time=9, project="other"))
+    put(store, label("fb_1", None, conversation="c"))
+    assert answers(store) == [("inv_new", "good")]
+
+
+def test_feedback_may_come_before_its_answer(store: Store) -> None:
+    put(store, label("fb_1", "inv_late"))
+    assert answers(store) == [] and orphans(store) == 1
+    put(store, invocation("inv_late"))
+    assert answers(store) == [("inv_late", "good")] and orphans(store) == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": Status.INTERRUPTED},
+        {"status": Status.ABORTED},
+        {"alias": "other"},
+        {"project": "other"},
+        {"messages": None, "choices": None},
+    ],
+)
+def test_what_is_not_a_complete_kept_answer_of_the_alias_and_project_is_left_out(
+    store: Store, fields: dict[str, object]
+) -> None:
+    put(store, invocation("inv_a", **fields), label("fb_1", "inv_a"))  # type: ignore[arg-type]  # fields by name
+    assert answers(store) == []
+
+
+@pytest.mark.parametrize("key", ["team", "a.b", "$.x", "/y", "a/b~c", 'quo"te', "", "ü"])
+def test_metadata_must_be_equal_whatever_the_key_looks_like(store: Store, key: str) -> None:
+    import json
+
+    put(store, invocation("inv_a", metadata=json.dumps({key: "red", "n": "1"})), label("fb_1", "inv_a"))
+    put(store, invocation("inv_b", metadata=json.dumps({key: "blue"})), label("fb_2", "inv_b"))
+    put(store, invocation("inv_c"), label("fb_3", "inv_c"))
+    assert answers(store, Selection("triage", "label", metadata={key: "red"})) == [("inv_a", "good")]
+    assert answers(store, Selection("triage", "label", metadata={key: "red", "n": "2"})) == []
+
+
+def test_pages_go_on_after_the_cursor_and_stop_at_until(store: Store) -> None:
+    for n in range(5):
+        put(store, invocation(f"inv_{n}"), label(f"fb_{n}", f"inv_{n}"))
+    first = labelled(store, LABEL, 2)
+    assert [row["invocation"] for row in first] == ["inv_0", "inv_1"]
+    rest = Selection("triage", "label", after=first[-1]["cursor"], until=8)
+    assert [row["invocation"] for row in labelled(store, rest, 500)] == ["inv_2", "inv_3"]
+    assert count_labelled(store, rest) == {"rows": 2, "cursor": 8}
+    assert count_labelled(store, Selection("triage", "label", after=10)) == {"rows": 0, "cursor": 10}
+
+
+def test_the_arrow_stream_holds_the_same_rows(store: Store) -> None:
+    for n in range(5):
+        put(store, invocation(f"inv_{n}"), label(f"fb_{n}", f"inv_{n}", f'"{n}"'))
+    table = pyarrow.ipc.open_stream(b"".join(labelled_stream(store, LABEL))).read_all()
+    assert table.to_pylist() == labelled(store, LABEL, 500)

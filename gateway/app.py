@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The application: its routes, and the one place that renders errors.
+
+Whatever is raised below, the client sees ``{"error": {message, type, param, code}}``; whatever is answered carries an
+``x-request-id``. Nothing but the routes named here exists: an engine's administrative routes are not passed on.
+"""
+
+import logging
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from contract.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    MillraceError,
+    ModelNotFound,
+    NotFound,
+    Overloaded,
+)
+from contract.ids import new_id
+from contract.money import NANO
+from contract.settings import Settings
+from gateway.client import ClientGone, header, read_body
+from gateway.feedback import as_answer, parse_feedback
+from gateway.fields import parse_body
+from gateway.keys import Key
+from gateway.metrics import DURATION, REQUESTS
+from gateway.relay import ENDPOINT, Relay
+from gateway.worker import Worker
+
+MODELS, FEEDBACK = "/v1/models", "/v1/feedback"
+OPERATIONS = ("/health", "/ready", "/metrics", "/version")
+_log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway as an ASGI application; its parts are opened when it starts and closed when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        worker = Worker(settings)
+        await worker.start()
+        app.state.worker = worker
+        try:
+            yield
+        finally:
+            await worker.close()
+
+    app = FastAPI(title="Millrace", version=_release(), lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.router.routes.append(Route(ENDPOINT, Relay(), methods=["POST"]))
+    app.add_api_route(MODELS, list_models, methods=["GET"])
+    app.add_api_route(MODELS + "/{name:path}", retrieve_model, methods=["GET"])
+    app.add_api_route(FEEDBACK, post_feedback, methods=["POST"])
+    app.add_api_route("/health", health, methods=["GET"])
+    app.add_api_route("/ready", ready, methods=["GET"])
+    app.add_api_route("/metrics", metrics, methods=["GET"])
+    app.add_api_route("/version", version, methods=["GET"])
+    app.add_exception_handler(MillraceError, _render)
+    app.add_exception_handler(HTTPException, _render)
+    app.add_exception_handler(RequestValidationError, _render)
+    app.add_middleware(Frame)
+    return app
+
+
+class Frame:
+    """Around every exchange: the request id, the count, and the last resort for errors."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the exchange on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter_ns(), 499
+        state = scope.setdefault("state", {})
+        state["request_id"] = new_id("req")
+
+        async def framed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = state["request_id"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, framed)
+        except ClientGone:
+            pass  # nobody is left to answer
+        except Exception:
+            _log.exception("request %s", state["request_id"])
+            if status != 499:
+                raise
+            await error_response(InternalError("an error of this server; its log has the details"))(
+                scope, receive, framed
+            )
+        finally:
+            labels = (_route(scope["path"]), state.get("model", ""))
+            counted = scope["app"].state.worker.metrics
+            counted.count(REQUESTS, (*labels, str(status)))
+            counted.observe(DURATION, labels, (time.perf_counter_ns() - started) / NANO)
+
+
+def error_response(error: MillraceError, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error as every client of the OpenAI API expects it."""
+    told = dict(headers or {})
+    if error.retry_after is not None:
+        told["retry-after"] = str(math.ceil(error.retry_after))
+    if error.status == 401:
+        told["www-authenticate"] = "Bearer"
+    return JSONResponse(error.body(), error.status, told)
+
+
+async def list_models(request: Request) -> dict[str, Any]:
+    """Public names that a request may ask for; never a path or a version."""
+    _authenticate(request)
+    return {"object": "list", "data": [_model(request, name) for name in _worker(request).routes.snapshot.aliases]}
+
+
+async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
+    """One public name."""
+    _authenticate(request)
+    if name not in _worker(request).routes.snapshot.aliases:
+        raise ModelNotFound(f"there is no model {name!r} here; GET /v1/models lists what there is", param="model")
+    return _model(request, name)
+
+
+async def post_feedback(request: Request) -> dict[str, Any]:
+    """Writes down what a user said."""
+    worker, key = _worker(request), _authenticate(request)
+    worker.accept()
+    body = parse_body(await read_body(request.scope, request.receive, worker.settings.gateway.max_body))
+    record = parse_feedback(body, worker.settings.log.feedback, key.project, worker.secret, time.time_ns())
+    worker.spool.append(record)
+    return as_answer(record)
+
+
+async def health() -> dict[str, str]:
+    """Whether the process lives."""
+    return {"status": "ok"}
+
+
+async def ready(request: Request) -> Response:
+    """Whether this process should get requests, and if not, why not."""
+    reasons = _worker(request).unready()
+    if not reasons:
+        return JSONResponse({"ready": True, "reasons": []})
+    error = Overloaded("; ".join(reasons), code="not_ready", retry_after=1.0)
+    return JSONResponse({"ready": False, "reasons": reasons, **error.body()}, error.status, {"retry-after": "1"})
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics over all workers."""
+    return Response(_worker(request).metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def version() -> dict[str, str]:
+    """Which release this is."""
+    return {"version": _release()}
+
+
+async def _render(request: Request, error: Exception) -> Response:
+    if isinstance(error, MillraceError):
+        return error_response(error)
+    if isinstance(error, HTTPException):
+        method, path = request.method, request.url.path
+        if error.status_code == 404:
+            return error_response(NotFound(f"there is no route {method} {path}"))
+        if error.status_code == 405:
+            return error_response(MethodNotAllowed(f"{path} does not take {method}"), dict(error.headers or {}))
+        return error_response(InvalidRequest(str(error.detail)))
+    if isinstance(error, RequestValidationError):
+        return error_response(InvalidRequest(str(error)))
+    raise error
+
+
+def _release() -> str:
+    try:
+        return version_of("millrace")
+    except PackageNotFoundError:
+        return "source"  # run from a source tree that was not installed
+
+
+def _worker(request: Request) -> Worker:
+    worker: Worker = request.app.state.worker
+    return worker
+
+
+def _authenticate(request: Request) -> Key:
+    return _worker(request).keys.authenticate(header(request.scope, b"authorization"), time.time_ns())
+
+
+def _model(request: Request, name: str) -> dict[str, Any]:
+    snapshot = _worker(request).routes.snapshot
+    version = snapshot.versions.get(snapshot.aliases[name].version or "")
+    created_ns = version.created_ns if version is not None else 0
+    return {"id": name, "object": "model", "created": created_ns // NANO, "owned_by": "millrace"}
+
+
+def _route(path: str) -> str:
+    """The route of a path, for metrics: one of a few names."""
+    if path in (ENDPOINT, MODELS, FEEDBACK, *OPERATIONS):
+        return path
+    return MODELS + "/{name}" if path.startswith(MODELS + "/") else "other"

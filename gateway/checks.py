@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of one value in a request body; each raises an `InvalidRequest` that names the field and shows the value."""
+
+import json
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from contract.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
+
+Check = Callable[[str, Any], Any]
+"""(name of the field, value) -> the value to use. Null never reaches a check: it means that the field is absent."""
+T = TypeVar("T")
+_SHOWN = 80
+
+
+def invalid(field: str, value: Any, wanted: str) -> InvalidRequest:
+    """The error for a value that a field cannot have."""
+    return InvalidRequest(f"{field}: {shown(value)} {wanted}", param=field)
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def typed(kind: type[T], name: str) -> Callable[[str, Any], T]:
+    """Exactly that JSON type; no coercion, and a boolean is no number."""
+
+    def check(field: str, value: Any) -> T:
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise invalid(field, value, f"is not {name}")
+        return value
+
+    return check
+
+
+text = typed(str, "a string")
+flag = typed(bool, "true or false")
+whole = typed(int, "a whole number")
+json_object: Callable[[str, Any], dict[str, Any]] = typed(dict, "an object")
+json_list: Callable[[str, Any], list[Any]] = typed(list, "a list")
+
+
+def integer(low: int, high: int) -> Check:
+    """A whole number in ``low..high``."""
+
+    def check(field: str, value: Any) -> int:
+        if not low <= whole(field, value) <= high:
+            raise invalid(field, value, f"is not in {low}..{high}")
+        return int(value)
+
+    return check
+
+
+def number(low: float, high: float, *, above: bool = False) -> Check:
+    """A number in ``low..high``, or over ``low`` where ``above``."""
+
+    def check(field: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise invalid(field, value, "is not a number")
+        if not low <= value <= high or (above and value == low):
+            raise invalid(field, value, f"is not {'over' if above else 'at least'} {low:g} and at most {high:g}")
+        return value
+
+    return check
+
+
+def one_of(*allowed: str) -> Check:
+    """One of a few strings."""
+
+    def check(field: str, value: Any) -> str:
+        if value not in allowed:
+            raise invalid(field, value, f"is not one of {', '.join(allowed)}")
+        return str(value)
+
+    return check
+
+
+def list_of(check_item: Check, at_most: int) -> Check:
+    """A list whose every item passes ``check_item``."""
+
+    def check(field: str, value: Any) -> list[Any]:
+        items = json_list(field, value)
+        if len(items) > at_most:
+            raise InvalidRequest(f"{field}: {len(items)} items are more than the {at_most} allowed", param=field)
+        return [check_item(f"{field}[{index}]", item) for index, item in enumerate(items)]
+
+    return check
+
+
+def only(*allowed: Any) -> Check:
+    """A known field of which this installation can honour some values alone."""
+
+    def check(field: str, value: Any) -> Any:
+        if value not in allowed:
+            wanted = " or ".join(shown(choice) for choice in allowed)
+            raise UnsupportedParameter(f"{field}: {shown(value)} is not supported here; only {wanted} is", param=field)
+        return value
+
+    return check
+
+
+def refused(why: str) -> Check:
+    """A known field that this installation cannot honour at all."""
+
+    def check(field: str, value: Any) -> Any:
+        raise UnsupportedParameter(f"{field}: {shown(value)} was given, but {why}", param=field)
+
+    return check
+
+
+def known_members(field: str, value: Any, known: Collection[str]) -> dict[str, Any]:
+    """An object without nulls whose every member is one of ``known``."""
+    members = json_object(field, value)
+    for name in members:
+        if name not in known:
+            raise UnknownParameter(f"{field}.{name} is not a known field", param=f"{field}.{name}")
+    return {name: member for name, member in members.items() if member is not None}

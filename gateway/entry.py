@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One invocation's way into the spool: opened before a stream's first byte, closed exactly once however it ends."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from contract.prices import PriceBook
+from contract.records import Invocation, Status
+from contract.settings import PayloadPolicy
+from gateway.fields import ChatRequest
+from gateway.keys import Key
+from gateway.routes import Replica, Target
+from gateway.upstream import Stopwatch
+from gateway.usage import Meter, Usage
+from logger.spool import Spool
+
+FREE = frozenset({Status.FAILED, Status.REFUSED})
+"""Ends that cost nothing: what went wrong was ours, or nothing was done."""
+
+
+class Entry:
+    """What becomes the record of one request; filled in along its way."""
+
+    def __init__(
+        self,
+        invocation: str,
+        key: Key,
+        endpoint: str,
+        policy: PayloadPolicy,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.invocation = invocation
+        self.key = key
+        self.endpoint = endpoint
+        self.asked = ""
+        self.request: ChatRequest | None = None
+        self.target: Target | None = None
+        self.replica: Replica | None = None
+        self.attempts = 0
+        self.watch = Stopwatch(clock)
+        self.meter = Meter(payload=policy.payload == "on")
+        self.closed: Invocation | None = None
+        self._policy = policy
+        self._clock = clock
+        self._arrived = clock()
+        self._time = now_ns()
+        self._queue_ns: int | None = None
+        self._first_byte_ns: int | None = None
+
+    @property
+    def elapsed_ns(self) -> int:
+        """Nanoseconds since the request arrived."""
+        return self._clock() - self._arrived
+
+    @property
+    def model_label(self) -> str:
+        """The public name for metrics: only names that exist."""
+        return self.target.alias if self.target is not None else "unknown"
+
+    def goes_upstream(self) -> None:
+        """Notes an attempt; a retry is answered by another replica, so what was metered begins anew."""
+        self.attempts += 1
+        self.meter = Meter(payload=self._policy.payload == "on")
+        if self._queue_ns is None:
+            self._queue_ns = self.elapsed_ns
+
+    def first_byte(self) -> int:
+        """Notes that the answer begins now; nanoseconds since arrival."""
+        self._first_byte_ns = self.elapsed_ns
+        return self._first_byte_ns
+
+    def open(self, spool: Spool) -> None:
+        """Puts an open entry into the spool: if this process dies, the next one reports the request as interrupted.
+
+        Raises:
+            StorageFull: it does not fit.
+        """
+        spool.append(self._record(Status.OPEN, None, None, None))
+
+    def close(
+        self, spool: Spool, prices: PriceBook, status: Status, http_status: int | None, error_code: str | None = None
+    ) -> Invocation:
+        """Puts the record into the spool.
+
+        Raises:
+            StorageFull: it does not fit.
+        """
+        record = self._record(status, http_status, error_code, prices)
+        spool.append(record)
+        self.closed = record
+        return record
+
+    def _record(
+        self, status: Status, http_status: int | None, error_code: str | None, prices: PriceBook | None
+    ) -> Invocation:
+        request, target, meter = self.request, self.target, self.meter
+        record = Invocation(
+            id=self.invocation,
+            time=self._time,
+            project=self.key.project,
+            key=self.key.id,
+            endpoint=self.endpoint,
+            status=status,
+            alias=target.alias if target else self.asked,
+            version=target.version if target else "",
+            replica=self.replica.name if self.replica else "",
+            attempts=self.attempts,
+            finish_reasons=meter.finish_reasons or None,
+            http_status=http_status,
+            error_code=error_code,
+            queue_ns=self._queue_ns,
+            first_byte_ns=self._first_byte_ns,
+        )
+        if request is not None:
+            self._add_request(record, request)
+        if self.attempts and status is not Status.REFUSED:
+            self._add_usage(record, prices)
+        if status is not Status.OPEN:
+            record.total_ns = self.elapsed_ns
+            record.overhead_ns = record.total_ns - self.watch.waited_ns
+            self._add_answer(record)
+        return record
+
+    def _add_request(self, record: Invocation, request: ChatRequest) -> None:
+        record.stream = request.stream
+        record.user = request.user
+        record.conversation = request.conversation
+        record.metadata = _json(request.metadata) if request.metadata is not None else None
+        record.parameters = _json(request.parameters)
+        if self._policy.payload == "on":
+            record.messages = _json(request.messages)
+
+    def _add_answer(self, record: Invocation) -> None:
+        if self._policy.payload == "on" and self.meter.started:
+            record.choices = _json(self.meter.choices)
+        if self._policy.tokens:
+            record.prompt_token_ids = self.meter.prompt_token_ids
+            record.completion_token_ids = self.meter.token_ids
+            record.logprobs = self.meter.logprobs
+
+    def _add_usage(self, record: Invocation, prices: PriceBook | None) -> None:
+        assert self.request is not None, "a request that went upstream was understood"
+        if record.status is Status.FAILED and not self.meter.started:
+            return  # an engine that never began: what it did is unknown, and it is free
+        usage = self.meter.usage(self.request.prompt_bytes)
+        record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
+        record.cached_tokens, record.reasoning_tokens = usage.cached, usage.reasoning
+        record.usage_source = usage.source
+        if prices is not None:
+            self._add_cost(record, usage, prices)
+
+    def _add_cost(self, record: Invocation, usage: Usage, prices: PriceBook) -> None:
+        price = prices.at(record.alias, record.time)
+        record.price_version = price.id
+        # Where the engine does not tell how much was cached, every prompt token is billed as fresh.
+        cost = price.cost(usage.prompt, usage.cached or 0, usage.completion)
+        record.cost = 0 if record.status in FREE else cost
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

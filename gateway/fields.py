@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every field of a chat request, and what becomes of it.
+
+The OpenAI schema's fields are all here (a test compares them with the pinned ``openai`` package): applied, accepted
+without effect, or refused by name. Of the engine's own fields those in `EXTRAS` are allowed, as they change sampling
+alone; every other one is unknown here, so nothing that names files, templates, other requests' caches or scheduling
+ever reaches an engine.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from contract.errors import InvalidRequest, UnknownParameter
+from contract.settings import GatewaySettings
+from gateway.checks import (
+    Check,
+    flag,
+    integer,
+    invalid,
+    json_object,
+    known_members,
+    list_of,
+    number,
+    one_of,
+    only,
+    refused,
+    text,
+    whole,
+)
+from gateway.messages import parse_messages
+
+_INT64 = 2**63
+MAX_MODEL_NAME = 256
+
+
+def _stop(field: str, value: Any) -> Any:
+    return value if isinstance(value, str) else list_of(text, 16)(field, value)
+
+
+def _logit_bias(field: str, value: Any) -> dict[str, float]:
+    biases = json_object(field, value)
+    return {token: number(-100, 100)(f"{field}.{token}", bias) for token, bias in biases.items()}
+
+
+def _metadata(field: str, value: Any) -> dict[str, str]:
+    pairs = json_object(field, value)
+    if len(pairs) > 16:
+        raise InvalidRequest(f"{field}: {len(pairs)} keys are more than the 16 allowed", param=field)
+    for key, said in pairs.items():
+        if len(key) > 64 or len(text(f"{field}.{key}", said)) > 512:
+            raise invalid(f"{field}.{key}", said, "is too long: 64 characters a key, 512 a value")
+    return pairs
+
+
+def _response_format(field: str, value: Any) -> dict[str, Any]:
+    members = known_members(field, value, {"type", "json_schema"})
+    kind = one_of("text", "json_object", "json_schema")(f"{field}.type", members.get("type"))
+    if kind == "json_schema":
+        json_object(f"{field}.json_schema", members.get("json_schema"))
+    return members
+
+
+def _tool(field: str, value: Any) -> dict[str, Any]:
+    members = known_members(field, value, {"type", "function"})
+    only("function")(f"{field}.type", members.get("type"))
+    known = {"name", "description", "parameters", "strict"}
+    function = known_members(f"{field}.function", members.get("function"), known)
+    text(f"{field}.function.name", function.get("name"))
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(field: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return one_of("none", "auto", "required")(field, value)
+    members = known_members(field, value, {"type", "function"})
+    only("function")(f"{field}.type", members.get("type"))
+    function = known_members(f"{field}.function", members.get("function"), {"name"})
+    text(f"{field}.function.name", function.get("name"))
+    return {"type": "function", "function": function}
+
+
+def _modalities(field: str, value: Any) -> list[str]:
+    return list(list_of(only("text"), 4)(field, value))
+
+
+def _anything(_field: str, value: Any) -> Any:
+    return value
+
+
+APPLIED: dict[str, Check] = {
+    "frequency_penalty": number(-2, 2),
+    "logit_bias": _logit_bias,
+    "logprobs": flag,
+    "max_completion_tokens": whole,
+    "max_tokens": whole,
+    "n": whole,
+    "parallel_tool_calls": flag,
+    "presence_penalty": number(-2, 2),
+    "reasoning_effort": one_of("none", "minimal", "low", "medium", "high", "xhigh"),
+    "response_format": _response_format,
+    "seed": integer(-_INT64, _INT64 - 1),
+    "stop": _stop,
+    "temperature": number(0, 2),
+    "tool_choice": _tool_choice,
+    "tools": list_of(_tool, 128),
+    "top_logprobs": integer(0, 20),
+    "top_p": number(0, 1, above=True),
+}
+"""Sent on to the engine as they are."""
+EXTRAS: dict[str, Check] = {
+    "allowed_token_ids": list_of(integer(0, 2**31 - 1), 65536),
+    "bad_words": list_of(text, 1024),
+    "ignore_eos": flag,
+    "include_reasoning": flag,
+    "include_stop_str_in_output": flag,
+    "min_p": number(0, 1),
+    "min_tokens": integer(0, 2**31 - 1),
+    "repetition_penalty": number(0, 10, above=True),
+    "skip_special_tokens": flag,
+    "spaces_between_special_tokens": flag,
+    "stop_token_ids": list_of(integer(0, 2**31 - 1), 1024),
+    "top_k": integer(-1, 2**31 - 1),
+}
+"""The engine's own sampling fields that clients may use."""
+KEPT: dict[str, Check] = {"metadata": _metadata, "safety_identifier": text, "user": text}
+"""For the record alone."""
+ACCEPTED: dict[str, Check] = {
+    "modalities": _modalities,
+    "prediction": _anything,
+    "prompt_cache_key": text,
+    "prompt_cache_options": _anything,
+    "prompt_cache_retention": text,
+    "service_tier": only("auto", "default"),
+    "store": flag,
+}
+"""Without effect: hints about speed and storage that change no answer, or the only value there is."""
+REFUSED: dict[str, Check] = {
+    "audio": refused("no model here speaks"),
+    "function_call": refused("it is deprecated; use tool_choice"),
+    "functions": refused("it is deprecated; use tools"),
+    "moderation": refused("no moderation is built in"),
+    "verbosity": refused("the engine does not know it"),
+    "web_search_options": refused("nothing here searches the web"),
+}
+OWN = frozenset({"messages", "model", "stream", "stream_options"})
+"""Read by the gateway itself."""
+_ANY_MODEL = {**APPLIED, **EXTRAS, **KEPT, **ACCEPTED, **REFUSED}
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A chat request that may go to an engine."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    parameters: dict[str, Any]
+    """What the client set, as it goes to the engine."""
+    stream: bool
+    include_usage: bool
+    user: str | None
+    metadata: dict[str, str] | None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the client asked for log-probabilities itself."""
+        return bool(self.parameters.get("logprobs"))
+
+    @property
+    def conversation(self) -> str | None:
+        """The conversation that the application says this belongs to."""
+        return (self.metadata or {}).get("conversation")
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Size of the messages, for estimates."""
+        return len(orjson.dumps(self.messages))
+
+    def upstream(self, model: str, cache_salt: str, *, tokens: bool) -> bytes:
+        """The body for the engine, which knows the version as ``model``.
+
+        ``tokens`` also asks for token ids and the sampled tokens' log-probabilities.
+        """
+        body = {"model": model, "messages": self.messages, "cache_salt": cache_salt, **self.parameters}
+        if self.stream:
+            # Running usage, so that what a client that hangs up has used is the engine's own count.
+            body |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+        if tokens:
+            body |= {"return_token_ids": True, "logprobs": True}
+        return orjson.dumps(body)
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """A request body as a JSON object.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(document, dict):
+        raise InvalidRequest("the body is not a JSON object", code="invalid_json")
+    return document
+
+
+def parse_chat(document: dict[str, Any], settings: GatewaySettings) -> ChatRequest:
+    """A chat request, every field checked.
+
+    Raises:
+        InvalidRequest: naming the field and its value.
+    """
+    given = {name: value for name, value in document.items() if value is not None}
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in OWN:
+            if name not in _ANY_MODEL:
+                raise UnknownParameter(f"{name} is not a known field of a chat request", param=name)
+            checked[name] = _ANY_MODEL[name](name, value)
+    _bounds(checked, settings)
+    stream = flag("stream", given.get("stream", False))
+    return ChatRequest(
+        model=_model(given.get("model")),
+        messages=parse_messages(given.get("messages"), settings.max_messages),
+        parameters={name: value for name, value in checked.items() if name in APPLIED or name in EXTRAS},
+        stream=stream,
+        include_usage=_include_usage(given.get("stream_options"), stream),
+        user=checked.get("user", checked.get("safety_identifier")),
+        metadata=checked.get("metadata"),
+    )
+
+
+def _model(value: Any) -> str:
+    name = text("model", value)
+    if not 0 < len(name) <= MAX_MODEL_NAME:
+        raise invalid("model", name, f"is not 1 to {MAX_MODEL_NAME} characters long")
+    return name
+
+
+def _bounds(checked: dict[str, Any], settings: GatewaySettings) -> None:
+    for name in ("max_tokens", "max_completion_tokens"):
+        if name in checked:
+            integer(1, settings.max_completion_tokens)(name, checked[name])
+    if "n" in checked:
+        integer(1, settings.max_choices)("n", checked["n"])
+    if "top_logprobs" in checked and not checked.get("logprobs"):
+        raise invalid("top_logprobs", checked["top_logprobs"], "is allowed only with logprobs: true")
+
+
+def _include_usage(value: Any, stream: bool) -> bool:
+    if value is None:
+        return False
+    if not stream:
+        raise invalid("stream_options", value, "is allowed only with stream: true")
+    options = known_members("stream_options", value, {"include_usage", "include_obfuscation"})
+    for name, option in options.items():
+        flag(f"stream_options.{name}", option)
+    return bool(options.get("include_usage"))

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The meter: reads what an engine says of its work off the answer that passes by.
+
+It only looks; what the client gets is cut in `gateway.shape`. Absent usage is not zero usage: it is counted from token
+ids where the engine gave them, else estimated, and the source says which.
+
+Engines report usage in a stream in three ways, and all are understood:
+
+- on one last chunk without choices (OpenAI);
+- on one last chunk that still has choices;
+- running, on every chunk (vLLM's ``continuous_usage_stats``): then a chunk's completion count is of *its* choice
+  alone, so with n > 1 the choices' last counts are added up.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from contract.records import UsageSource
+from gateway.splice import Members
+
+BYTES_PER_TOKEN = 4
+"""For estimates: a usual English token."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one invocation; ``prompt`` includes the cached ones, ``completion`` the reasoning."""
+
+    prompt: int
+    completion: int
+    cached: int | None
+    reasoning: int | None
+    source: UsageSource
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Reported(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _Token(msgspec.Struct):
+    logprob: float
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+    token_ids: list[int] | None = None
+    delta: _Delta | None = None
+    message: dict[str, Any] | None = None
+
+
+_usage_decoder = msgspec.json.Decoder(_Reported | None)
+_choices_decoder = msgspec.json.Decoder(list[_Choice])
+_ids_decoder = msgspec.json.Decoder(list[int] | None)
+
+
+@dataclass
+class _Answer:
+    """One choice as it has come so far."""
+
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    tools: dict[int, dict[str, Any]] = field(default_factory=dict)
+    message: dict[str, Any] | None = None
+    finish_reason: str | None = None
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    pieces: int = 0
+
+    def as_message(self) -> dict[str, Any]:
+        if self.message is not None:
+            return self.message
+        said = {name: "".join(parts) for name, parts in self.texts.items()}
+        message: dict[str, Any] = {"role": "assistant", "content": said.pop("content", None), **said}
+        if self.tools:
+            message["tool_calls"] = [self.tools[index] for index in sorted(self.tools)]
+        return message
+
+
+class Meter:
+    """Everything the record needs to know of one answer, streamed or whole."""
+
+    def __init__(self, *, payload: bool = True) -> None:
+        """With ``payload`` off no text is held, only counts."""
+        self._payload = payload
+        self._answers: dict[int, _Answer] = {}
+        self._total: _Reported | None = None
+        self._running: dict[int, _Reported] = {}
+        self._reports = 0
+        self.prompt_token_ids: list[int] | None = None
+
+    def read(self, document: Members) -> None:
+        """Takes note of one chunk of a stream, or of a whole answer.
+
+        Raises:
+            msgspec.ValidationError: it has not the shape of either.
+        """
+        choices = _choices_decoder.decode(document["choices"]) if "choices" in document else []
+        for choice in choices:
+            self._read_choice(choice)
+        if "usage" in document:
+            self._read_usage(_usage_decoder.decode(document["usage"]), choices)
+        if "prompt_token_ids" in document:
+            self.prompt_token_ids = _ids_decoder.decode(document["prompt_token_ids"]) or self.prompt_token_ids
+
+    def usage(self, prompt_bytes: int) -> Usage:
+        """Tokens so far: reported, else counted, else estimated from ``prompt_bytes`` and the pieces received."""
+        reported = self._total or self._added_up()
+        if reported is not None:
+            return reported if isinstance(reported, Usage) else _as_usage(reported)
+        ids = sum(len(answer.token_ids) for answer in self._answers.values())
+        if self.prompt_token_ids is not None:
+            return Usage(len(self.prompt_token_ids), ids, None, None, "counted")
+        pieces = ids or sum(answer.pieces for answer in self._answers.values())
+        return Usage(-(-prompt_bytes // BYTES_PER_TOKEN), pieces, None, None, "estimated")
+
+    @property
+    def started(self) -> bool:
+        """Whether anything of an answer has been seen."""
+        return bool(self._answers) or self._reports > 0
+
+    @property
+    def choices(self) -> list[dict[str, Any]]:
+        """``[{index, message, finish_reason}]`` as far as they have come."""
+        return [
+            {"index": index, "message": answer.as_message(), "finish_reason": answer.finish_reason}
+            for index, answer in sorted(self._answers.items())
+        ]
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """Per choice that has finished, by index."""
+        return [answer.finish_reason for _, answer in sorted(self._answers.items()) if answer.finish_reason is not None]
+
+    @property
+    def token_ids(self) -> list[list[int]]:
+        """Sampled tokens per choice, where the engine gave them."""
+        return [answer.token_ids for _, answer in sorted(self._answers.items())]
+
+    @property
+    def logprobs(self) -> list[list[float]]:
+        """Log-probability of each sampled token per choice, where the engine gave them."""
+        return [answer.logprobs for _, answer in sorted(self._answers.items())]
+
+    def _read_choice(self, choice: _Choice) -> None:
+        answer = self._answers.setdefault(choice.index, _Answer())
+        answer.finish_reason = choice.finish_reason or answer.finish_reason
+        answer.token_ids += choice.token_ids or ()
+        if choice.logprobs is not None and choice.logprobs.content:
+            answer.logprobs += [token.logprob for token in choice.logprobs.content]
+        if choice.message is not None:
+            answer.pieces += len(str(choice.message.get("content") or "").encode()) // BYTES_PER_TOKEN
+            answer.message = choice.message if self._payload else {}
+        if choice.delta is not None:
+            self._read_delta(answer, choice.delta)
+
+    def _read_delta(self, answer: _Answer, delta: _Delta) -> None:
+        said = {
+            "content": delta.content, "reasoning": delta.reasoning or delta.reasoning_content, "refusal": delta.refusal
+        }  # fmt: skip
+        answer.pieces += any(said.values()) or bool(delta.tool_calls)
+        if not self._payload:
+            return
+        for name, text in said.items():
+            if text is not None:
+                answer.texts.setdefault(name, []).append(text)
+        for call in delta.tool_calls or ():
+            _add_to_call(answer.tools, call)
+
+    def _read_usage(self, reported: _Reported | None, choices: list[_Choice]) -> None:
+        if reported is None or not _possible(reported):
+            return
+        self._reports += 1
+        if not choices or (choices[0].message is not None):
+            self._total = reported
+            return
+        for choice in choices:
+            self._running[choice.index] = reported
+
+    def _added_up(self) -> Usage | None:
+        if not self._running:
+            return None
+        last = _as_usage(list(self._running.values())[-1])
+        if self._reports == 1:
+            return last
+        completion = sum(report.completion_tokens or 0 for report in self._running.values())
+        reasoning = [_as_usage(report).reasoning for report in self._running.values()]
+        known = [count for count in reasoning if count is not None]
+        return Usage(last.prompt, completion, last.cached, sum(known) if known else None, "reported")
+
+
+def _add_to_call(tools: dict[int, dict[str, Any]], piece: _ToolCall) -> None:
+    call = tools.setdefault(piece.index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+    call["id"] = call["id"] or piece.id
+    if piece.function is not None:
+        call["function"]["name"] += piece.function.name or ""
+        call["function"]["arguments"] += piece.function.arguments or ""
+
+
+def _possible(reported: _Reported) -> bool:
+    """Whether the counts can be true; counts that cannot are as good as none."""
+    cached = reported.prompt_tokens_details and reported.prompt_tokens_details.cached_tokens
+    return reported.prompt_tokens >= (cached or 0) >= 0 and (reported.completion_tokens or 0) >= 0
+
+
+def _as_usage(reported: _Reported) -> Usage:
+    prompt, completion = reported.prompt_tokens_details, reported.completion_tokens_details
+    return Usage(
+        reported.prompt_tokens,
+        reported.completion_tokens or 0,
+        prompt.cached_tokens if prompt else None,
+        completion.reasoning_tokens if completion else None,
+        "reported",
+    )

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that one gateway process holds, from its start to its end."""
+
+import asyncio
+import hmac
+import logging
+import os
+import time
+from contextlib import suppress
+
+import sqlalchemy as sa
+
+from contract.changes import POLL_SECONDS, Change, Follower
+from contract.database import open_database, reading
+from contract.errors import EngineUnavailable, MillraceError, Overloaded, StorageFull
+from contract.prices import PriceBook, read_book
+from contract.seed import seed
+from contract.settings import Settings
+from gateway.keys import KeyRing, read_ring
+from gateway.limits import Limits
+from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, Metrics, Readings
+from gateway.rollout import Reconciler
+from gateway.routes import Routes, Snapshot, read_snapshot
+from gateway.upstream import Timeouts, Upstream
+from logger.spool import Spool, claim_producer
+
+FEED_STALE_SECONDS = 5.0
+"""A worker that has not seen the changes feed for so long may honour revoked keys, and says that it is not ready."""
+SAVE_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The parts of one process, and the tasks that keep them up to date."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens the database and the spool; `start` does what needs a running loop.
+
+        Raises:
+            OperatorError: the database or the spool cannot be opened.
+        """
+        self.settings = settings
+        self.installation = settings.installation
+        self.secret = self.installation.secret()
+        self.database = open_database(settings.database_url)
+        with self.database.begin() as connection:
+            for line in seed(connection, settings):
+                _log.info("%s", line)
+        self._follower = Follower(self.database)
+        self.producer = claim_producer(self.installation.spool, "gateway")
+        self.spool = Spool(self.producer, settings.log.spool)
+        self.metrics = Metrics(self.installation.run, self.producer.name)
+        self.keys: KeyRing
+        self.prices: PriceBook
+        self.routes: Routes
+        self.limits: Limits
+        self.upstream: Upstream
+        self.draining = False
+        self._fed_at = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Reads the state, looks at every replica once, and begins to follow both."""
+        self.limits = Limits(self.settings.gateway.max_concurrent)
+        self.upstream = Upstream(Timeouts.of(self.settings.gateway))
+        self.keys, self.prices, snapshot = await asyncio.to_thread(self._read_all)
+        self.routes = Routes(self.settings, snapshot, self.upstream)
+        self._declare_gauges()
+        reconciler = Reconciler(
+            self.settings, self.database, self.upstream.session, self.spool, f"{self.producer.name}.{os.getpid()}",
+            self.metrics,
+        )  # fmt: skip
+        loops = {
+            "follow": self._follow(),
+            "watch": self.routes.watch(),
+            "save": self._save_metrics(),
+            "reconcile": reconciler.run(),
+        }
+        self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+
+    async def close(self) -> None:
+        """Ends every task, then the spool and the connections, once no request is left."""
+        self.draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.gateway.drain_timeout):
+                await self.limits.idle()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.upstream.close()
+        self.metrics.save()
+        self.spool.close()
+        self.producer.release()
+        self.database.dispose()
+
+    def accept(self) -> None:
+        """Raises where no new work can be taken.
+
+        Raises:
+            Overloaded: this worker is going away.
+            StorageFull: the record might not fit.
+        """
+        if self.draining:
+            raise Overloaded("this server is shutting down", code="shutting_down", retry_after=1.0)
+        if self.spool.full:
+            raise StorageFull("the log's spool is full; no new request is taken until it drains", retry_after=5.0)
+
+    def unready(self) -> list[str]:
+        """Why this worker should get no requests; empty when it should."""
+        reasons = []
+        try:
+            self.accept()
+        except MillraceError as error:
+            reasons.append(error.message)
+        if not self.routes.ready():
+            reasons.append("no engine is ready for any model")
+        if time.monotonic() - self._fed_at > FEED_STALE_SECONDS:
+            reasons.append("the control database cannot be read")
+        return reasons
+
+    def cache_salt(self, project: str) -> str:
+        """Keeps the engine's prefix cache of one project apart from every other's."""
+        return hmac.digest(self.secret, f"cache\0{project}".encode(), "sha256").hex()
+
+    async def refresh_names(self) -> None:
+        """Reads at once what every public name means."""
+        self.routes.snapshot = await asyncio.to_thread(self._read_names)
+
+    def _read_all(self) -> tuple[KeyRing, PriceBook, Snapshot]:
+        with reading(self.database) as connection:
+            return read_ring(connection), read_book(connection), read_snapshot(connection, self.settings)
+
+    def _read_names(self) -> Snapshot:
+        with reading(self.database) as connection:
+            return read_snapshot(connection, self.settings)
+
+    async def _follow(self) -> None:
+        """Follows the changes feed: whatever moved, the three small tables are read again, and swapped in whole."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                changed: list[Change] = await asyncio.to_thread(self._follower.poll)
+                if changed:
+                    self.keys, self.prices, self.routes.snapshot = await asyncio.to_thread(self._read_all)
+                self._fed_at = time.monotonic()
+            except sa.exc.SQLAlchemyError:
+                _log.exception("the control database could not be read; the last known state is used")
+
+    async def _save_metrics(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_SECONDS)
+            self._count_drops()
+            self.metrics.save()
+
+    def _count_drops(self) -> None:
+        for reason, number in list(self.spool.dropped.items()):
+            self.metrics.count(DROPPED, (reason,), number)
+            self.spool.dropped[reason] -= number
+
+    def _declare_gauges(self) -> None:
+        self.metrics.gauge(IN_FLIGHT, lambda: {(): float(self.limits.in_flight)})
+        self.metrics.gauge(ADAPTER, self._adapters)
+        self.metrics.gauge(
+            HEALTHY,
+            lambda: {
+                (replica.name,): float(replica.healthy)
+                for replicas in self.routes.replicas.values()
+                for replica in replicas
+            },
+        )
+
+    def _adapters(self) -> Readings:
+        found: Readings = {}
+        for name in self.routes.snapshot.aliases:
+            with suppress(EngineUnavailable):
+                found[(name, self.routes.snapshot.resolve(name).version)] = 1.0
+        return found

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gateway on a real port over a scripted engine, and what its spool holds."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from openai import AsyncOpenAI
+
+from contract.records import AnyRecord, Decision, Feedback, Invocation, decode
+from contract.settings import Settings, parse_settings
+from gateway.app import create_app
+from gateway.keys import create_key
+from gateway.server import bind
+from gateway.worker import Worker
+from logger.spool import SpoolReader
+from tests.gateway.engine import FakeEngine
+
+SETTINGS = """
+data_dir: {data_dir}
+gateway: {{port: 0, drain_timeout: 5s, {gateway}}}
+engines:
+  - {{name: small, base_model: base, url: "{url}"}}
+models:
+  plain: {{engine: small, price: {{input: 0.5, cached_input: 0.1, output: 2}}}}
+  triage: {{engine: small, price: {{input: 1, output: 3}}{adapter}}}
+log:
+  spool: {{max_bytes: 4MiB}}
+  policy: {{{policy}}}
+  feedback:
+    label: {{type: label, values: [positive, neutral, negative]}}
+    stars: {{type: number}}
+    good: {{type: boolean}}
+    note: {{type: comment}}
+"""
+ASK: list[Any] = [{"role": "user", "content": "Is it good?"}]
+
+
+def settings(data_dir: Path, url: str, gateway: str = "", policy: str = "", adapter: str = "") -> Settings:
+    """Settings over one engine; the extra texts go into their sections."""
+    text = SETTINGS.format(data_dir=data_dir, url=url, gateway=gateway, policy=policy, adapter=adapter)
+    return parse_settings(text)
+
+
+@dataclass
+class House:
+    """A running gateway."""
+
+    engine: FakeEngine
+    settings: Settings
+    worker: Worker
+    url: str
+    secret: str
+    server: uvicorn.Server
+
+    def client(self, **options: Any) -> AsyncOpenAI:
+        """The official client, which retries nothing here."""
+        options = {"api_key": self.secret, "max_retries": 0, **options}
+        return AsyncOpenAI(base_url=f"{self.url}/v1", **options)
+
+    def records(self) -> list[AnyRecord]:
+        """Everything in the spool, in order."""
+        return read_spool(self.settings.installation.spool / self.worker.producer.name)
+
+    def invocations(self) -> list[Invocation]:
+        """Invocations, open entries included."""
+        return [record for record in self.records() if isinstance(record, Invocation)]
+
+    def final(self) -> Invocation:
+        """The only invocation that has ended."""
+        ended = [record for record in self.invocations() if record.status != "open"]
+        assert len(ended) == 1, ended
+        return ended[0]
+
+    def feedback(self) -> list[Feedback]:
+        """Feedback records."""
+        return [record for record in self.records() if isinstance(record, Feedback)]
+
+    def decisions(self) -> list[Decision]:
+        """What the reconciler decided."""
+        return [record for record in self.records() if isinstance(record, Decision)]
+
+
+def read_spool(folder: Path) -> list[AnyRecord]:
+    """Every record of a producer."""
+    reader, found = SpoolReader(folder, folder.name), []
+    while entries := reader.read():
+        found += [decode(entry.payload) for entry in entries]
+    reader.close()
+    return found
+
+
+@contextlib.asynccontextmanager
+async def house(engine: FakeEngine, configured: Settings) -> AsyncIterator[House]:
+    """Runs a gateway in this process, on a port of its own."""
+    app = create_app(configured)
+    listener = bind(configured)
+    config = uvicorn.Config(app, log_config=None, ws="none", http="httptools", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server._serve([listener]))
+    await until(lambda: server.started or running.done())
+    if running.done():
+        running.result()
+    worker: Worker = app.state.worker
+    with worker.database.begin() as connection:
+        key = create_key(connection, "default", "test")
+    await until(lambda: key_works(worker, key.secret) and worker.routes.ready())
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        yield House(engine, configured, worker, url, key.secret, server)
+    finally:
+        engine.release.set()
+        server.should_exit = True
+        await running
+
+
+def key_works(worker: Worker, secret: str) -> bool:
+    """Whether this worker knows the key already."""
+    try:
+        worker.keys.authenticate(f"Bearer {secret}", time.time_ns())
+    except Exception:
+        return False
+    return True
+
+
+async def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Waits for something that must happen; fails loudly where it does not."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
+        await asyncio.sleep(0.005)

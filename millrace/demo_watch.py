@@ -77,7 +77,12 @@ class Watch:
         return version.id if version is not None and version.state is State.LIVE else None
 
     def refusal(self, version: str) -> str | None:
-        """Why a version was not released, once that is decided."""
+        """Why a version will not be released, or None where it may be, or is."""
         with reading(self._engine) as connection:
             found = registry.get(connection, version)
-        return found.reason if found is not None and found.state is State.RETIRED else None
+        if found is None:
+            return None
+        gate = found.manifest.get("gate", {})
+        if not gate.get("admitted"):
+            return str(gate.get("reason", "the gate has not decided on it"))
+        return found.reason if found.state is State.RETIRED else None

@@ -57,28 +57,37 @@ def test_each_event_is_told_once(database: sa.Engine) -> None:
     assert watch.events("job_1") == []
 
 
+def publish(connection: sa.Connection, gate: dict[str, object]) -> str:
+    manifest = {"gate": gate}
+    return registry.publish(
+        connection, alias="triage", engine="small", base="m", digest="ab" * 32, path="/a", manifest=manifest
+    ).id
+
+
 def test_a_version_is_live_once_the_name_points_at_it_and_it_says_so(database: sa.Engine) -> None:
     watch = Watch(database, "triage", "triage")
     assert watch.live_version() is None
     with database.begin() as connection:
-        version = registry.publish(
-            connection, alias="triage", engine="small", base="m", digest="ab" * 32, path="/a", manifest={}
-        )
-        registry.advance(connection, version.id, State.CANDIDATE, "loaded")
+        version = publish(connection, {"admitted": True})
+        registry.advance(connection, version, State.CANDIDATE, "loaded")
     assert watch.live_version() is None
     with database.begin() as connection:
-        registry.advance(connection, version.id, State.LIVE, "proved")
-        registry.point(connection, "triage", version.id)
-    assert watch.live_version() == version.id
+        registry.advance(connection, version, State.LIVE, "proved")
+        registry.point(connection, "triage", version)
+    assert watch.live_version() == version
 
 
-def test_why_a_version_was_not_released(database: sa.Engine) -> None:
+def test_what_the_gate_refused_is_said_with_its_reason(database: sa.Engine) -> None:
+    with database.begin() as connection:
+        version = publish(connection, {"admitted": False, "reason": "not above the base model"})
+    assert Watch(database, "triage", "triage").refusal(version) == "not above the base model"
+
+
+def test_what_the_engine_refused_is_said_with_its_reason(database: sa.Engine) -> None:
     watch = Watch(database, "triage", "triage")
     with database.begin() as connection:
-        version = registry.publish(
-            connection, alias="triage", engine="small", base="m", digest="ab" * 32, path="/a", manifest={}
-        )
-    assert watch.refusal(version.id) is None
+        version = publish(connection, {"admitted": True, "reason": "above all"})
+    assert watch.refusal(version) is None
     with database.begin() as connection:
-        registry.advance(connection, version.id, State.RETIRED, "not above the base model")
-    assert watch.refusal(version.id) == "not above the base model"
+        registry.advance(connection, version, State.RETIRED, "rank 32 is over 16")
+    assert watch.refusal(version) == "rank 32 is over 16"

@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -21,8 +20,9 @@ import duckdb
 from contract.errors import SpoolError
 from contract.settings import LogSettings
 from logger.batch import Intake
+from logger.stage import Lag, describe, nowhere
 from logger.store import Store
-from logger.tail import Tail, describe, producer_folders
+from logger.tail import Tail, measure, producer_folders
 
 log = logging.getLogger(__name__)
 
@@ -34,21 +34,10 @@ CHECKPOINT_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Lag:
-    """How far a stage is behind one producer."""
-
-    records: int
-    bytes: int
-    seconds: float
-
-
-def nowhere(_point: str) -> None:
-    """The fault points of production: none."""
-
-
 class DirectIngester:
     """Follows every producer's spool on this machine. For one thread."""
+
+    name = "ingest"
 
     def __init__(
         self, store: Store, spool: Path, settings: LogSettings, reach: Callable[[str], None] = nowhere
@@ -177,10 +166,3 @@ class DirectIngester:
     def _look(self) -> None:
         self._looked = time.monotonic()
         self.lag = {producer: measure(tail) for producer, tail in self._tails.items() if producer not in self.errors}
-
-
-def measure(tail: Tail, now_ns: Callable[[], int] = time.time_ns) -> Lag:
-    """The lag of a tail behind its writer."""
-    backlog = tail.backlog()
-    seconds = 0.0 if backlog.oldest_ns is None else max(0.0, (now_ns() - backlog.oldest_ns) / 1e9)
-    return Lag(backlog.records, backlog.bytes, seconds)

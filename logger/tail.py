@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from contract.errors import MillraceError, SpoolError
+from contract.errors import SpoolError
 from contract.settings import SpoolSettings
 from logger.producers import claim_slot
 from logger.reader import Backlog, Entry, SpoolReader
 from logger.recovery import OpenEntries, glance
 from logger.segments import first_seqs, segment_path
 from logger.spool import Spool
+from logger.stage import Lag
 
 ADOPT_SECONDS = 2.0
 
@@ -133,6 +134,8 @@ def producer_folders(spool: Path) -> Iterator[Path]:
         yield from sorted(path for path in spool.iterdir() if path.is_dir())
 
 
-def describe(error: Exception) -> str:
-    """An error for /health: what an operator can act on."""
-    return error.message if isinstance(error, MillraceError) else f"{type(error).__name__}: {error}"
+def measure(tail: Tail, now_ns: Callable[[], int] = time.time_ns) -> Lag:
+    """The lag of a tail behind its writer."""
+    backlog = tail.backlog()
+    seconds = 0.0 if backlog.oldest_ns is None else max(0.0, (now_ns() - backlog.oldest_ns) / 1e9)
+    return Lag(backlog.records, backlog.bytes, seconds)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The logger's private HTTP API. Every question needs the installation's bearer token; errors have the one shape.
+
+Statements run in threads, each within `log.store.query_timeout`, on a snapshot of their own: they neither wait for
+ingestion nor hold it up.
+"""
+
+import hmac
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+
+from contract.errors import (
+    AuthenticationFailed,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    MillraceError,
+    NotFound,
+    Overloaded,
+)
+from contract.records import Charge, Decision, Feedback, Invocation, Record, Score, TrainingStep
+from logger import export, labelled, ledger, queries
+from logger.client import ARROW
+from logger.forms import (
+    ChargesQuery,
+    DecisionsQuery,
+    ExportOrder,
+    FeedbackQuery,
+    InvocationsQuery,
+    LabelledQuery,
+    Paging,
+    ScoresQuery,
+    SelectionQuery,
+    SnapshotOrder,
+    TrainingStepsQuery,
+    UsageQuery,
+)
+from logger.health import Health
+from logger.queries import Row
+from logger.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def create_app(health: Health, token: str, store: Store | None) -> FastAPI:
+    """The application.
+
+    Args:
+        health: what /health, /ready and /metrics show.
+        token: the bearer token that every question needs.
+        store: the log; None in a process that only ships, which answers no questions.
+    """
+    app = FastAPI(title="Millrace logger", openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_exception_handler(MillraceError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_bad_query)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_defect)
+    app.include_router(_operations(health))
+    if store is not None:
+        for router in (_tables(store), _derived(store)):
+            app.include_router(router, prefix="/v1", dependencies=[Depends(_bearer(token))])
+    return app
+
+
+def _operations(health: Health) -> APIRouter:
+    router = APIRouter()
+    registry = CollectorRegistry()
+    registry.register(health)
+
+    @router.get("/health")
+    def _health() -> Response:
+        return _json(health.report())
+
+    @router.get("/ready")
+    def _ready() -> Response:
+        blocked = health.blocked()
+        if blocked:
+            raise Overloaded("; ".join(blocked), code="not_ready", retry_after=1.0)
+        return _json({"status": "ready"})
+
+    @router.get("/metrics")
+    def _metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _tables(store: Store) -> APIRouter:
+    """Rows as they were written."""
+    router = APIRouter()
+
+    def page(kind: type[Record], query: Paging) -> Response:
+        equal = query.model_dump(exclude={"after", "limit", "since_ns", "until_ns"})
+        since_ns, until_ns = getattr(query, "since_ns", None), getattr(query, "until_ns", None)
+        return _page(queries.page(store, kind, query.after, query.limit, equal, since_ns, until_ns), query.after)
+
+    @router.get("/invocations")
+    def _invocations(query: Annotated[InvocationsQuery, Query()]) -> Response:
+        return page(Invocation, query)
+
+    @router.get("/invocations/{identifier}")
+    def _invocation(identifier: str) -> Response:
+        row = queries.invocation(store, identifier)
+        if row is None:
+            raise NotFound(f"there is no invocation {identifier} in the log")
+        return _json(row)
+
+    @router.get("/feedback")
+    def _feedback(query: Annotated[FeedbackQuery, Query()]) -> Response:
+        return page(Feedback, query)
+
+    @router.get("/scores")
+    def _scores(query: Annotated[ScoresQuery, Query()]) -> Response:
+        return page(Score, query)
+
+    @router.get("/scores/position")
+    def _position(grader: str) -> Response:
+        return _json({"position": queries.score_position(store, grader)})
+
+    @router.get("/decisions")
+    def _decisions(query: Annotated[DecisionsQuery, Query()]) -> Response:
+        return page(Decision, query)
+
+    @router.get("/charges")
+    def _charges(query: Annotated[ChargesQuery, Query()]) -> Response:
+        return page(Charge, query)
+
+    @router.get("/training_steps")
+    def _steps(query: Annotated[TrainingStepsQuery, Query()]) -> Response:
+        return page(TrainingStep, query)
+
+    return router
+
+
+def _derived(store: Store) -> APIRouter:
+    """What is joined or summed from rows, and copies of the log."""
+    router = APIRouter()
+
+    @router.get("/labelled")
+    def _labelled(query: Annotated[LabelledQuery, Query()]) -> Response:
+        rows = labelled.labelled(store, query.selection(), query.limit)
+        return _page(labelled.with_values(rows), query.after)
+
+    @router.get("/labelled/arrow")
+    def _labelled_arrow(query: Annotated[SelectionQuery, Query()]) -> Response:
+        return StreamingResponse(export.labelled_stream(store, query.selection()), media_type=ARROW)
+
+    @router.get("/labelled/count")
+    def _count(query: Annotated[SelectionQuery, Query()]) -> Response:
+        return _json(labelled.count_labelled(store, query.selection()))
+
+    @router.get("/usage")
+    def _usage(query: Annotated[UsageQuery, Query()]) -> Response:
+        return _json({"rows": ledger.usage(store, **query.model_dump())})
+
+    @router.post("/snapshot")
+    def _snapshot(body: SnapshotOrder) -> Response:
+        return _json(export.snapshot(store, body.path))
+
+    @router.post("/export")
+    def _export(body: ExportOrder) -> Response:
+        return _json(export.export(store, body.kind, body.format, body.path))
+
+    return router
+
+
+def _bearer(token: str) -> Callable[[Request], None]:
+    wanted = f"Bearer {token}".encode()
+
+    def check(request: Request) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, wanted):
+            raise AuthenticationFailed("the logger's API needs the installation's bearer token")
+
+    return check
+
+
+def _page(rows: list[Row], after: int) -> Response:
+    return _json({"rows": rows, "next": rows[-1]["cursor"] if rows else after})
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+async def _on_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, MillraceError)
+    return _json(error.body(), error.status)
+
+
+async def _on_bad_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"][1:])
+    return await _on_error(
+        request, InvalidRequest(f"{name}: {problem['input']!r}: {problem['msg']}", param=name or None)
+    )
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    place = f"{request.method} {request.url.path}"
+    if error.status_code == 405:
+        return await _on_error(request, MethodNotAllowed(f"{place}: this route does not take this method"))
+    return await _on_error(request, NotFound(f"{place}: there is no such route"))
+
+
+async def _on_defect(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return await _on_error(request, InternalError("the logger failed; its own log says how"))

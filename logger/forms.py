@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be asked of the logger's API: every query parameter and body field with its range."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, Json
+
+from logger.labelled import Selection
+from logger.queries import MAX_ROWS
+
+
+class Form(BaseModel):
+    """Names outside a form are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Paging(Form):
+    """Where to start behind, and how many rows at most."""
+
+    after: int = Field(0, ge=0)
+    limit: int = Field(500, ge=1, le=MAX_ROWS)
+
+
+class InvocationsQuery(Paging):
+    """See `LoggerClient.invocations`."""
+
+    project: str | None = None
+    alias: str | None = None
+    version: str | None = None
+    status: str | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
+
+
+class FeedbackQuery(Paging):
+    """See `LoggerClient.feedback`."""
+
+    metric: str | None = None
+    invocation: str | None = None
+
+
+class ScoresQuery(Paging):
+    """See `LoggerClient.scores`."""
+
+    grader: str | None = None
+    invocation: str | None = None
+
+
+class DecisionsQuery(Paging):
+    """See `LoggerClient.decisions`."""
+
+    action: str | None = None
+    subject: str | None = None
+
+
+class ChargesQuery(Paging):
+    """See `LoggerClient.charges`."""
+
+    project: str | None = None
+    category: str | None = None
+    job: str | None = None
+
+
+class TrainingStepsQuery(Paging):
+    """See `LoggerClient.training_steps`."""
+
+    job: str
+
+
+class SelectionQuery(Form):
+    """See `LoggerClient.count_labelled`."""
+
+    alias: str
+    metric: str
+    after: int = Field(0, ge=0)
+    until: int | None = Field(None, ge=0)
+    metadata: Json[dict[str, str]] | None = None
+    finish_reasons: list[str] = []
+
+    def selection(self) -> Selection:
+        """What the statements bind."""
+        return Selection(self.alias, self.metric, self.after, self.until, self.metadata or {}, self.finish_reasons)
+
+
+class LabelledQuery(SelectionQuery):
+    """See `LoggerClient.labelled`."""
+
+    limit: int = Field(500, ge=1, le=MAX_ROWS)
+
+
+class UsageQuery(Form):
+    """See `LoggerClient.usage`."""
+
+    group_by: list[str] = []
+    bucket_seconds: int | None = Field(None, ge=1, le=366 * 86400)
+    since_ns: int | None = None
+    until_ns: int | None = None
+    project: str | None = None
+
+
+class SnapshotOrder(Form):
+    """See `LoggerClient.snapshot`."""
+
+    path: Path
+
+
+class ExportOrder(Form):
+    """See `LoggerClient.export`."""
+
+    kind: str
+    format: str
+    path: Path

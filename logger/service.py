@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`millrace serve logger`: the stages of the log in threads, its API in front.
+
+role    without log.kafka     with log.kafka
+both    spools -> store       spools -> Kafka, Kafka -> store
+ship    (refused)             spools -> Kafka
+ingest  spools -> store       Kafka -> store
+"""
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import uvicorn
+
+from contract.errors import OperatorError, SettingsError
+from contract.settings import Settings
+from logger.api import create_app
+from logger.health import Health
+from logger.ingest import DirectIngester
+from logger.stage import Stage, nowhere
+from logger.store import Store
+
+log = logging.getLogger(__name__)
+Role = Literal["both", "ship", "ingest"]
+
+
+def serve(settings: Settings, role: Role = "both", reach: Callable[[str], None] = nowhere) -> None:
+    """Runs the logger until SIGTERM or SIGINT: then commits what it has, checkpoints and returns.
+
+    Args:
+        settings: of the installation.
+        role: which stages run here.
+        reach: called at each fault point; see `logger.stage.nowhere`.
+
+    Raises:
+        OperatorError: the port is taken, another logger owns the store, or the role needs a broker that is not set.
+        SystemExit: with 1, after a stage failed beyond repair; nothing is lost, and a new start goes on.
+    """
+    listening = _listen(settings.log.host, settings.log.port)
+    with listening:
+        store = None if role == "ship" else Store(settings.installation.store, settings.log.store)
+        try:
+            failed = _run(settings, role, store, listening, reach)
+        finally:
+            if store is not None:
+                store.close()
+    if failed:
+        raise SystemExit(1)
+
+
+def _run(
+    settings: Settings, role: Role, store: Store | None, listening: socket.socket, reach: Callable[[str], None]
+) -> bool:
+    """The stages and the API, until told to stop; whether a stage failed."""
+    stages = _stages(settings, role, store, reach)
+    app = create_app(Health(role, stages, store), settings.installation.token("logger"), store)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    stop, failures = threading.Event(), list[str]()
+
+    def run(stage: Stage) -> None:
+        try:
+            stage.run(stop)
+        except BaseException:
+            log.exception("the stage %s failed", stage.name)
+            failures.append(stage.name)
+            server.should_exit = True
+
+    threads = [threading.Thread(target=run, args=(stage,), name=stage.name) for stage in stages]
+    # uvicorn raises the signal again once it has stopped; what is left to do then is ours.
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for thread in threads:
+            thread.start()
+        host, port = listening.getsockname()[:2]
+        log.info("logger (%s) listens on http://%s:%s", role, host, port)
+        server.run(sockets=[listening])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return bool(failures)
+
+
+def _stages(settings: Settings, role: Role, store: Store | None, reach: Callable[[str], None]) -> list[Stage]:
+    stages: list[Stage] = []
+    spool, kafka = settings.installation.spool, settings.log.kafka
+    if kafka is None:
+        if store is None:
+            raise SettingsError("the role ship needs log.kafka: without a broker nothing is shipped")
+        return [DirectIngester(store, spool, settings.log, reach)]
+    if role != "ingest":
+        from logger.ship import Shipper  # here: kafka-python is an extra
+
+        stages.append(Shipper(spool, kafka, settings.log.spool, reach))
+    if store is not None:
+        from logger.consume import KafkaIngester
+
+        stages.append(KafkaIngester(store, kafka, settings.log.store, reach))
+    return stages
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise OperatorError(
+            f"the logger cannot listen on {host}:{port} (log.host, log.port): {error.strerror}"
+        ) from None
+    return listening
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    return None

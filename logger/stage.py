@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage moves records one step on: spools to store, spools to Kafka, Kafka to store."""
+
+import threading
+from dataclasses import dataclass
+from typing import Protocol
+
+from contract.errors import MillraceError
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How far a stage is behind one thing that it reads."""
+
+    records: int
+    """Records, or blocks of records where it reads from Kafka."""
+    bytes: int | None
+    """None where that is not known."""
+    seconds: float
+    """Age of the oldest one waiting; 0 where none waits."""
+
+
+class Stage(Protocol):
+    """What the logger's process runs in a thread."""
+
+    name: str
+    """``ingest`` or ``ship``."""
+    lag: dict[str, Lag]
+    """By producer, or by topic and partition; a fresh picture at most a second old."""
+    errors: dict[str, str]
+    """By producer, partition, ``store`` or ``broker``: what holds it up, until it goes on."""
+
+    @property
+    def duplicates(self) -> int:
+        """Records met again and dropped."""
+        ...
+
+    def run(self, stop: threading.Event) -> None:
+        """Works until ``stop`` is set and then ends what it began. An exception is for the process to die of."""
+        ...
+
+
+def nowhere(_point: str) -> None:
+    """The fault points of production: none. Tests hand in a function that kills the process at a named one."""
+
+
+def describe(error: Exception) -> str:
+    """An error as /health shows it."""
+    return error.message if isinstance(error, MillraceError) else f"{type(error).__name__}: {error}"

@@ -15,23 +15,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
-
 from contract.errors import SpoolError
 from contract.settings import LogSettings
-from logger.batch import Intake
+from logger.commit import Committer
 from logger.stage import Lag, describe, nowhere
 from logger.store import Store
 from logger.tail import Tail, measure, producer_folders
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH_BYTES = 32 * 2**20
 READ_BYTES = 2**20
 IDLE_SECONDS = 0.05
 LOOK_SECONDS = 0.5
 CHECKPOINT_SECONDS = 1.0
-RETRY_SECONDS = 1.0
 
 
 class DirectIngester:
@@ -48,26 +44,24 @@ class DirectIngester:
             store: where the rows go.
             spool: the folder with a folder for each producer.
             settings: batch sizes and the spool's own settings.
-            reach: called with the name of each fault point as it is passed; tests die there.
+            reach: called with the name of each fault point as it is passed.
         """
         self.lag: dict[str, Lag] = {}
-        """Producer -> lag, looked at every half second."""
         self.errors: dict[str, str] = {}
-        """Producer (or ``store``) -> what stopped it."""
         self._store = store
         self._spool = spool
         self._settings = settings
         self._reach = reach
-        self._intake = Intake(store.next_seqs())
+        self._committer = Committer(store, settings.store, self.errors, reach)
         self._last_ids = store.last_ids()
         self._committed = store.next_seqs()
         self._tails: dict[str, Tail] = {}
-        self._began = self._looked = self._checkpointed = 0.0
+        self._looked = self._cleared = float("-inf")
 
     @property
     def duplicates(self) -> int:
-        """Records that were dropped because the store had them."""
-        return self._intake.duplicates
+        """Records met again and dropped."""
+        return self._committer.intake.duplicates
 
     def run(self, stop: threading.Event) -> None:
         """Works until ``stop`` is set, then commits what it has."""
@@ -82,36 +76,37 @@ class DirectIngester:
         for folder in producer_folders(self._spool):
             if folder.name not in self.errors:
                 read += self._read(folder)
-        if self._is_due():
+        if self._committer.is_due():
             self._commit()
         now = time.monotonic()
-        if now - self._checkpointed >= CHECKPOINT_SECONDS:
+        if now - self._cleared >= CHECKPOINT_SECONDS:
+            self._cleared = now
             self._clear_away()
         if now - self._looked >= LOOK_SECONDS:
-            self._look()
+            self._looked = now
+            self.lag = {name: measure(tail) for name, tail in self._tails.items() if name not in self.errors}
         return read > 0
 
     def finish(self) -> None:
         """Commits the batch under way and lets go of the spools."""
-        if self._intake.batch.records:
+        if self._committer.intake.batch.records:
             self._commit(patient=False)
         for tail in self._tails.values():
             tail.close()
 
     def _read(self, folder: Path) -> int:
-        producer = folder.name
+        producer, intake, room = folder.name, self._committer.intake, self._committer.room
+        if room == 0:
+            return 0
         tail = self._tails.get(producer)
         if tail is None:
-            wanted = self._intake.next_seq(producer)
-            tail = self._tails[producer] = Tail(folder, wanted, self._last_ids.get(producer))
-        room = self._settings.store.batch_rows - self._intake.batch.records
+            tail = Tail(folder, intake.next_seq(producer), self._last_ids.get(producer))
+            self._tails[producer] = tail
         try:
-            entries = tail.read(READ_BYTES, room) if room > 0 else []
+            entries = tail.read(READ_BYTES, room)
             for entry in entries:
-                if not self._intake.batch.records:
-                    self._began = time.monotonic()
-                self._intake.take(producer, entry.seq, entry.payload)
-            if not entries and room > 0 and tail.adopt(self._settings.spool):
+                intake.take(producer, entry.seq, entry.payload)
+            if not entries and tail.adopt(self._settings.spool):
                 log.warning("closed the open answers of %s, whose process is gone", producer)
         except (SpoolError, OSError) as error:
             self.errors[producer] = describe(error)
@@ -119,35 +114,13 @@ class DirectIngester:
             return 0
         return len(entries)
 
-    def _is_due(self) -> bool:
-        batch, store = self._intake.batch, self._settings.store
-        if not batch.records:
-            return False
-        full = batch.records >= store.batch_rows or batch.bytes >= MAX_BATCH_BYTES
-        return full or time.monotonic() - self._began >= store.batch_delay
-
     def _commit(self, patient: bool = True) -> None:
-        batch = self._intake.finish()
-        for producer in batch.next_seqs:
+        for producer in self._committer.intake.batch.next_seqs:
             self._tails[producer].sync()
-        self._reach("before_commit")
-        while True:
-            try:
-                self._store.commit(batch)
-                break
-            except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-                # Nothing of it is in; the records are safe in their spools, and waiting costs no answer anything.
-                if not patient:
-                    raise
-                self.errors["store"] = describe(error)
-                log.error("the store does not take a batch, trying again: %s", describe(error))
-                time.sleep(RETRY_SECONDS)
-        self.errors.pop("store", None)
-        self._committed |= batch.next_seqs
-        self._reach("after_commit")
+        self._committed |= self._committer.commit(patient).next_seqs
 
     def _clear_away(self) -> None:
-        self._checkpointed = time.monotonic()
+        """Deletes the segments that only hold what the store holds."""
         paths = [
             path
             for producer, tail in self._tails.items()
@@ -162,7 +135,3 @@ class DirectIngester:
             for path in paths:
                 path.unlink()
                 self._reach("after_delete")
-
-    def _look(self) -> None:
-        self._looked = time.monotonic()
-        self.lag = {producer: measure(tail) for producer, tail in self._tails.items() if producer not in self.errors}

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a batch is committed, and what happens when the store does not take it."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import duckdb
+
+from contract.settings import StoreSettings
+from logger.batch import Batch, Intake
+from logger.stage import describe
+from logger.store import Store
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH_BYTES = 32 * 2**20
+"""A batch is committed at this size too, or long records would take all memory."""
+RETRY_SECONDS = 1.0
+
+
+class Committer:
+    """The batch under way: filled through ``intake``, committed when it is large or old enough."""
+
+    def __init__(
+        self, store: Store, settings: StoreSettings, errors: dict[str, str], reach: Callable[[str], None]
+    ) -> None:
+        self.intake = Intake(store.next_seqs())
+        self._store = store
+        self._settings = settings
+        self._errors = errors
+        self._reach = reach
+        self._began: float | None = None
+
+    @property
+    def room(self) -> int:
+        """Records that the batch still takes."""
+        return max(0, self._settings.batch_rows - self.intake.batch.records)
+
+    def is_due(self) -> bool:
+        """Whether the batch should be committed now."""
+        batch, now = self.intake.batch, time.monotonic()
+        if not batch.positions and not batch.records:
+            self._began = None
+            return False
+        if self._began is None:
+            self._began = now
+        full = self.room == 0 or batch.bytes >= MAX_BATCH_BYTES
+        return full or now - self._began >= self._settings.batch_delay
+
+    def commit(self, patient: bool = True) -> Batch:
+        """Commits the batch and returns it.
+
+        A store without room is tried again for as long as it takes, if ``patient``: the records are safe where they
+        came from, and no answer waits for them. Anything else is for the process to die of.
+        """
+        batch, self._began = self.intake.finish(), None
+        self._reach("before_commit")
+        while True:
+            try:
+                self._store.commit(batch)
+                break
+            except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+                self._errors["store"] = describe(error)
+                log.error("the store does not take a batch: %s", describe(error))
+                if not patient:
+                    raise
+                time.sleep(RETRY_SECONDS)
+        self._errors.pop("store", None)
+        self._reach("after_commit")
+        return batch

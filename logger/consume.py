@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From Kafka into the store, exactly once: rows, positions and the next offset commit in one transaction.
+
+No consumer group: the store says where to read on. An offset that the broker no longer has is an error that says so.
+A gap in a producer's positions stops that producer; the saved offset then stays at the gap, so that a later start
+meets it again, and what other producers sent after it is read twice and dropped once.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+
+from contract.errors import SpoolError
+from contract.settings import Kafka, StoreSettings
+from logger.batch import DeadLetter, Gap
+from logger.commit import Committer
+from logger.kafka import attempts, connection_options, read_block
+from logger.stage import Lag, describe, nowhere
+from logger.store import Store
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 100
+MESSAGES = 64
+FETCH_BYTES = 8 * 2**20
+
+
+class LostOffset(SpoolError):
+    """The broker does not have what comes next."""
+
+
+class KafkaIngester:
+    """Reads every partition of the topic. For one thread."""
+
+    name = "ingest"
+
+    def __init__(
+        self, store: Store, kafka: Kafka, settings: StoreSettings, reach: Callable[[str], None] = nowhere
+    ) -> None:
+        self.lag: dict[str, Lag] = {}
+        self.errors: dict[str, str] = {}
+        self._store = store
+        self._kafka = kafka
+        self._options = connection_options(kafka)
+        self._committer = Committer(store, settings, self.errors, reach)
+        self._gaps: dict[tuple[str, str], int] = {}
+        """(source, producer) -> offset of the first block that could not be taken."""
+        self._times: dict[str, int] = {}
+        """Source -> time of the newest message read, in milliseconds."""
+
+    @property
+    def duplicates(self) -> int:
+        """Records met again and dropped."""
+        return self._committer.intake.duplicates
+
+    def run(self, stop: threading.Event) -> None:
+        """Works until ``stop`` is set, then commits what it has; a broker that is away is waited for."""
+        wait = attempts(stop.wait)
+        while not stop.is_set():
+            try:
+                consumer = self._connect()
+                try:
+                    if self._assign(consumer):
+                        self.errors.pop("broker", None)
+                        wait = attempts(stop.wait)
+                        self._consume(consumer, stop)
+                finally:
+                    consumer.close(autocommit=False)
+            except KafkaError as error:
+                self.errors["broker"] = describe(error)
+                log.warning("the broker is away, trying again: %s", describe(error))
+            self._commit(patient=False)
+            if not stop.is_set():
+                wait()
+
+    def _connect(self) -> KafkaConsumer:
+        return KafkaConsumer(
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=POLL_MS,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            request_timeout_ms=10_000,
+            **self._options,
+        )
+
+    def _assign(self, consumer: KafkaConsumer) -> bool:
+        """Seeks every partition to the store's offset; whether there is a partition to read."""
+        numbers = consumer.partitions_for_topic(self._kafka.topic)
+        if not numbers:
+            self.errors["broker"] = f"the topic {self._kafka.topic} is not there yet"
+            return False
+        partitions = [TopicPartition(self._kafka.topic, number) for number in sorted(numbers)]
+        first, stored = consumer.beginning_offsets(partitions), self._store.positions()
+        offsets = {}
+        for partition in partitions:
+            offset = stored.get(_source(partition), first[partition])
+            self.errors.pop(_source(partition), None)
+            if offset < first[partition]:
+                self._lost(partition, offset, f"the broker's first is {first[partition]}")
+            else:
+                offsets[partition] = offset
+        consumer.assign(list(offsets))
+        for partition, offset in offsets.items():
+            consumer.seek(partition, offset)
+        return bool(offsets)
+
+    def _lost(self, partition: TopicPartition, offset: int, has: str) -> None:
+        error = LostOffset(
+            f"{_source(partition)}: the next record is at offset {offset}, but {has}; nothing is skipped"
+        )
+        self.errors[_source(partition)] = describe(error)
+        log.error("stopped reading %s", describe(error))
+
+    def _consume(self, consumer: KafkaConsumer, stop: threading.Event) -> None:
+        while not stop.is_set():
+            for partition, messages in self._poll(consumer).items():
+                for message in messages:
+                    self._take(_source(partition), message)
+                    if self._committer.room == 0:
+                        self._commit()
+            if self._committer.is_due():
+                self._commit()
+            self.lag = {_source(each): self._lag(consumer, each) for each in consumer.assignment()}
+
+    def _poll(self, consumer: KafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """The next messages; a partition that lost what comes next is read no more."""
+        try:
+            polled: dict[TopicPartition, list[ConsumerRecord]] = consumer.poll(timeout_ms=POLL_MS, max_records=MESSAGES)
+        except OffsetOutOfRangeError as error:
+            for partition, offset in error.args[0].items():
+                self._lost(partition, offset, "the broker does not have it")
+                consumer.pause(partition)
+            return {}
+        for partition in consumer.assignment() - consumer.paused():
+            # A broker that forgot its log and began anew may answer a fetch beyond its end with nothing.
+            end, position = consumer.highwater(partition), consumer.position(partition)
+            if end is not None and end < position:
+                self._lost(partition, position, f"the broker's log ends at {end}")
+                consumer.pause(partition)
+        return polled
+
+    def _take(self, source: str, message: ConsumerRecord) -> None:
+        intake = self._committer.intake
+        self._times[source] = message.timestamp
+        try:
+            block = read_block(message.key, list(message.headers), message.value)
+        except ValueError as error:
+            name = (message.key or b"").decode(errors="replace")
+            reason = f"{source} offset {message.offset}: {error}"
+            intake.batch.dead_letters.append(DeadLetter(name, -1, reason, message.value or b""))
+        else:
+            self._take_block(source, message.offset, block.producer, block.first_seq, block.payloads)
+        held = [offset for (where, _), offset in self._gaps.items() if where == source]
+        intake.batch.positions[source] = min([message.offset + 1, *held])
+
+    def _take_block(self, source: str, offset: int, producer: str, first_seq: int, payloads: list[bytes]) -> None:
+        intake = self._committer.intake
+        expected = intake.next_seq(producer)
+        try:
+            for seq, payload in enumerate(payloads, first_seq):
+                intake.take(producer, seq, payload)
+        except Gap as gap:
+            if (source, producer) not in self._gaps:
+                log.error("stopped taking %s: %s", producer, describe(gap))
+            self._gaps.setdefault((source, producer), offset)
+            self.errors[producer] = describe(gap)
+        else:
+            if intake.next_seq(producer) > expected and self._gaps.pop((source, producer), None) is not None:
+                log.warning("what was missing of %s has arrived", producer)
+                self.errors.pop(producer, None)
+
+    def _lag(self, consumer: KafkaConsumer, partition: TopicPartition) -> Lag:
+        """Blocks that wait in a partition, by what the broker's last answer said."""
+        end = consumer.highwater(partition)
+        blocks = 0 if end is None else max(0, end - consumer.position(partition))
+        newest_ms = self._times.get(_source(partition))
+        seconds = time.time() - newest_ms / 1000 if blocks and newest_ms else 0.0
+        return Lag(blocks, None, max(0.0, seconds))
+
+    def _commit(self, patient: bool = True) -> None:
+        batch = self._committer.intake.batch
+        if batch.positions or batch.records:
+            self._committer.commit(patient)
+
+
+def _source(partition: TopicPartition) -> str:
+    return f"kafka:{partition.topic}:{partition.partition}"

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the spools to Kafka, at least once; the positions inside make it exactly once at the other end.
+
+A thread apart from anything that answers requests. A block is produced with acks=all and idempotence; its position
+is saved after the acknowledgement, and then its segments may go. A restart resends what was not saved. A failed block
+drops the connection, and everything after the saved positions is sent again over a new one: a later block may have
+arrived by then, which the ingester sees as a gap that closes.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from contract.errors import SpoolError
+from contract.settings import Kafka, SpoolSettings
+from logger.frames import HEADER, frame
+from logger.kafka import BLOCK_BYTES, FIRST_SEQ, MAX_MESSAGE, attempts, connection_options, ensure_topic
+from logger.segments import first_seqs
+from logger.stage import Lag, describe, nowhere
+from logger.tail import Tail, measure, producer_folders
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.02
+SAVE_SECONDS = 0.2
+LOOK_SECONDS = 0.5
+SILENCE_SECONDS = 5.0
+POSITION = "shipped"
+
+
+class Line:
+    """One producer on its way to the broker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.acknowledged = self.saved = read_position(folder)
+        self.tail = Tail(folder, self.saved)
+        self.in_flight: deque[tuple[int, int, Any]] = deque()
+        """(next position, bytes, future) of each block sent and not acknowledged, oldest first."""
+
+
+class Shipper:
+    """Follows every producer's spool on this machine. For one thread."""
+
+    name = "ship"
+    duplicates = 0
+
+    def __init__(
+        self, spool: Path, kafka: Kafka, settings: SpoolSettings, reach: Callable[[str], None] = nowhere
+    ) -> None:
+        self.lag: dict[str, Lag] = {}
+        self.errors: dict[str, str] = {}
+        self._spool = spool
+        self._kafka = kafka
+        self._settings = settings
+        self._reach = reach
+        self._options = connection_options(kafka)
+        self._lines: dict[str, Line] = {}
+        self._bytes_in_flight = 0
+        self._looked = self._saved = float("-inf")
+        self._heard = time.monotonic()
+
+    def run(self, stop: threading.Event) -> None:
+        """Ships until ``stop`` is set; a broker that is away is waited for."""
+        wait = attempts(stop.wait)
+        while not stop.is_set():
+            try:
+                producer = self._connect()
+                try:
+                    wait = attempts(stop.wait)
+                    self._ship(producer, stop)
+                finally:
+                    producer.close(timeout=0)
+            except (KafkaError, OSError) as error:
+                self.errors["broker"] = describe(error)
+                log.warning("the broker is away, trying again: %s", describe(error))
+                self._look()
+                wait()
+            finally:
+                self._let_go()
+
+    def _connect(self) -> KafkaProducer:
+        refused = ensure_topic(self._kafka)
+        if refused:
+            log.warning("the topic %s was not made: %s", self._kafka.topic, refused)
+        return KafkaProducer(
+            acks="all",
+            enable_idempotence=True,
+            batch_size=4 * BLOCK_BYTES,
+            linger_ms=5,
+            max_block_ms=5000,
+            request_timeout_ms=10_000,
+            delivery_timeout_ms=30_000,
+            max_request_size=MAX_MESSAGE,
+            **self._options,
+        )
+
+    def _ship(self, producer: KafkaProducer, stop: threading.Event) -> None:
+        self._heard = time.monotonic()
+        while not stop.is_set():
+            moved = False
+            for folder in producer_folders(self._spool):
+                if folder.name not in self.errors:
+                    moved |= self._send(producer, folder)
+            for line in self._lines.values():
+                moved |= self._settle(line)
+            self._notice_silence(moved)
+            now = time.monotonic()
+            if now - self._saved >= SAVE_SECONDS:
+                self._saved = now
+                self._save()
+            if now - self._looked >= LOOK_SECONDS:
+                self._looked = now
+                self._look()
+            if not moved:
+                stop.wait(IDLE_SECONDS)
+        producer.flush(timeout=5)
+        for line in self._lines.values():
+            self._settle(line)
+        self._save()
+
+    def _send(self, producer: KafkaProducer, folder: Path) -> bool:
+        """Sends the next block of a producer, if there is one and room for it."""
+        if self._bytes_in_flight >= self._kafka.max_in_flight:
+            return False
+        try:
+            line = self._lines.get(folder.name)
+            if line is None:
+                line = self._lines[folder.name] = Line(folder)
+            # Frames are cut to the block's size here, so that a block never splits a record.
+            entries = line.tail.read(BLOCK_BYTES, BLOCK_BYTES // HEADER.size)
+            if not entries and line.tail.adopt(self._settings):
+                log.warning("closed the open answers of %s, whose process is gone", folder.name)
+        except (SpoolError, OSError) as error:
+            self.errors[folder.name] = describe(error)
+            log.error("stopped shipping %s: %s", folder.name, describe(error))
+            return False
+        if not entries:
+            return False
+        block = b"".join(frame(entry.payload) for entry in entries)
+        future = producer.send(
+            self._kafka.topic,
+            key=folder.name.encode(),
+            value=block,
+            headers=[(FIRST_SEQ, str(entries[0].seq).encode())],
+        )
+        line.in_flight.append((entries[-1].seq + 1, len(block), future))
+        self._bytes_in_flight += len(block)
+        self._reach("after_produce")
+        return True
+
+    def _settle(self, line: Line) -> bool:
+        """Takes note of acknowledgements in order.
+
+        Raises:
+            KafkaError: a block was refused or given up.
+        """
+        settled = False
+        while line.in_flight and line.in_flight[0][2].is_done:
+            next_seq, size, future = line.in_flight.popleft()
+            self._bytes_in_flight -= size
+            if future.failed():
+                raise future.exception
+            line.acknowledged, settled = next_seq, True
+            self._heard = time.monotonic()
+            self._reach("after_ack")
+        return settled
+
+    def _notice_silence(self, moved: bool) -> None:
+        waiting = any(line.in_flight for line in self._lines.values())
+        silent = time.monotonic() - self._heard
+        if not waiting:
+            self._heard = time.monotonic()
+        if waiting and silent > SILENCE_SECONDS:
+            self.errors["broker"] = f"no acknowledgement for {silent:.0f} s"
+        elif moved or not waiting:
+            self.errors.pop("broker", None)
+
+    def _save(self) -> None:
+        """Saves the positions and deletes the segments that lie behind them."""
+        for line in self._lines.values():
+            if line.acknowledged > line.saved:
+                self._reach("before_save")
+                write_position(line.folder, line.acknowledged)
+                line.saved = line.acknowledged
+                self._reach("after_save")
+            for path in line.tail.deletable(line.saved):
+                path.unlink()
+
+    def _look(self) -> None:
+        self.lag = {name: measure(line.tail) for name, line in self._lines.items() if name not in self.errors}
+
+    def _let_go(self) -> None:
+        for line in self._lines.values():
+            line.tail.close()
+        self._lines = {}
+        self._bytes_in_flight = 0
+
+
+def read_position(folder: Path) -> int:
+    """The position up to which the broker has acknowledged; the oldest record here where none was saved.
+
+    Raises:
+        SpoolError: what was saved is no position.
+    """
+    path = folder / POSITION
+    if not path.exists():
+        return next(iter(first_seqs(folder)), 0)
+    text = path.read_text()
+    if not text.isdigit():
+        raise SpoolError(f"{path} holds {text[:40]!r}, no position; without the file everything here is sent again")
+    return int(text)
+
+
+def write_position(folder: Path, next_seq: int) -> None:
+    """Saves a position: whole or not at all."""
+    fresh = folder / f"{POSITION}.new"
+    with fresh.open("w") as file:
+        file.write(str(next_seq))
+        file.flush()
+        os.fdatasync(file.fileno())
+    fresh.rename(folder / POSITION)

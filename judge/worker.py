@@ -48,14 +48,14 @@ class Worker:
         self._folder = folder
         self._metrics = metrics
         self._duties: list[LiveGrader | GivingUp] | None = None
-        self._pause = POLL_SECONDS
+        self._failures = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Judges until ``stop`` is set; a stretch of the log that was begun is finished first."""
         while not stop.is_set():
             try:
                 more = await self._turn()
-                self._pause = POLL_SECONDS
+                self._failures = 0
             except LeaseLost:
                 self._duties, more = None, True
             except (Overloaded, InternalError, sa.exc.OperationalError) as error:
@@ -63,7 +63,7 @@ class Worker:
                 more = False
             if not more:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._pause)
+                    await asyncio.wait_for(stop.wait(), self._pause())
 
     async def _turn(self) -> bool:
         """One round over all graders; whether more may be due at once."""
@@ -100,7 +100,12 @@ class Worker:
             reason = "database"
         else:
             reason = "spool" if isinstance(error, StorageFull) else "logger"
+        self._failures += 1
         self._metrics.setbacks.labels(reason).inc()
-        self._pause = min(LONGEST_PAUSE_SECONDS, self._pause * 2)
         self.state, self.ready = f"waiting for the {reason}: {error}", False
-        log.warning("%s; trying again in %.0f s", self.state, self._pause)
+        log.warning("%s; trying again in %.1f s", self.state, self._pause())
+
+    def _pause(self) -> float:
+        """Seconds to the next turn: twice as long after each failure in a row."""
+        doublings = min(max(0, self._failures - 1), 10)
+        return float(min(LONGEST_PAUSE_SECONDS, POLL_SECONDS * 2**doublings))

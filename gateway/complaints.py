@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from contract.errors import EngineFailed, EngineUnavailable, InvalidRequest, MillraceError, Overloaded
+from contract.errors import EngineFailed, EngineUnavailable, InvalidRequest, MillraceError
 from gateway.routes import Target
 
 
@@ -23,7 +23,7 @@ def complaint(status: int | None, body: bytes, target: Target | None) -> Millrac
     if code == 404:
         return LostModel("the engine does not hold this model any more", retry_after=1.0)
     if code in (429, 503):
-        return Overloaded("the engine has no room right now; try again shortly", retry_after=1.0)
+        return EngineUnavailable("the engine has no room right now; try again", code="overloaded", retry_after=1.0)
     if isinstance(code, int) and 400 <= code < 500:
         message = str(error.get("message") or f"the engine refused the request ({code})")
         param = error.get("param")

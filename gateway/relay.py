@@ -98,7 +98,7 @@ async def _answer(worker: Worker, entry: Entry, reply: Reply) -> None:
             return await _attempt(worker, entry, replica, reply)
         except LostModel:
             # The replica restarted, or the alias moved on and the old version is gone: what is true now?
-            if last:
+            if last or reply.started:
                 raise
             replica.served -= {entry.target.version}
             await worker.refresh_names()
@@ -140,11 +140,12 @@ async def _plain(worker: Worker, entry: Entry, answer: Answer, shape: Shape, rep
     entry.first_byte()
     record = entry.close(worker.spool, worker.prices, Status.COMPLETE, 200)
     _count(worker, entry)
-    headers = [("content-type", "application/json"), *_headers(entry)]
+    body = shape.whole(document)
+    headers = [("content-type", "application/json"), ("content-length", str(len(body))), *_headers(entry)]
     if record.cost is not None:
         headers.append(("x-millrace-cost", format_usd(record.cost, 9).removeprefix("$")))
     await reply.start(200, headers)
-    await reply.end(shape.whole(document))
+    await reply.end(body)
 
 
 async def _stream(worker: Worker, entry: Entry, answer: Answer, shape: Shape, reply: Reply) -> None:

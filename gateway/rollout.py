@@ -124,6 +124,8 @@ class Reconciler:
     async def _introduce(self, version: Version) -> None:
         """From published to live."""
         started, clients = time.perf_counter(), self._clients(version)
+        if not clients:
+            return  # its engine is in another gateway's settings
         try:
             tokens = [await self._load(client, version) for client in clients]
         except NoConnection:

@@ -51,15 +51,16 @@ class Snapshot:
             ModelNotFound: there is no such name.
             EngineUnavailable: its engine is not in this process's settings.
         """
-        if name in self.versions:
-            version = self.versions[name]
-            return Target(name, version.alias, version.id, version.engine)
-        alias = self.aliases.get(name)
-        if alias is None:
+        version, alias = self.versions.get(name), self.aliases.get(name)
+        if version is not None:
+            target = Target(name, version.alias, version.id, version.engine)
+        elif alias is not None:
+            target = Target(name, name, alias.version or self.bases.get(alias.engine, ""), alias.engine)
+        else:
             raise ModelNotFound(f"there is no model {name!r} here; GET /v1/models lists what there is", param="model")
-        if alias.engine not in self.bases:
-            raise EngineUnavailable(f"the engine {alias.engine} of {name} is not in the settings", retry_after=30.0)
-        return Target(name, name, alias.version or self.bases[alias.engine], alias.engine)
+        if target.engine not in self.bases:
+            raise EngineUnavailable(f"the engine {target.engine} of {name} is not in the settings", retry_after=30.0)
+        return target
 
 
 def read_snapshot(connection: sa.Connection, settings: Settings) -> Snapshot:

@@ -28,6 +28,8 @@ from gateway.app import create_app
 from gateway.worker import Worker
 
 BACKLOG = 2048
+KEEP_ALIVE = 75
+"""Seconds an idle connection stays: longer than clients keep theirs, so that none is closed under a new request."""
 _KILL_AFTER = 10.0
 """Seconds past the drain timeout after which a worker that does not end is killed."""
 _RESTART_SECONDS = 0.5
@@ -40,6 +42,7 @@ def serve(settings: Settings) -> None:
     Raises:
         OperatorError: the port is taken, or the database, the spool or a declared adapter cannot be used.
     """
+    set_up_logging()
     check_declared(settings)
     listener = bind(settings)
     try:
@@ -77,6 +80,7 @@ def bind(settings: Settings) -> socket.socket:
 
 def run_worker(settings: Settings, listener: socket.socket) -> None:
     """One worker on a socket that is bound; returns when it has drained."""
+    set_up_logging()
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -89,9 +93,16 @@ def run_worker(settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(settings.gateway.drain_timeout)),
     )
     _Server(config, app).run([listener])
+
+
+def set_up_logging() -> None:
+    """Lines on standard error, unless whoever runs us has said otherwise."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class _Server(uvicorn.Server):

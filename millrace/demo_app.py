@@ -17,10 +17,15 @@ MODEL = "triage"
 APP = "triage"
 """The requests' metadata.app: what the loop's filter looks for."""
 BACKGROUND_APP = "triage-background"
-INSTRUCTION = (
+PROMPT = """\
+Classify the sentiment of this product review sentence. Answer with one word: positive, negative or neutral.
+
+Review: {text}
+
+Sentiment:"""
     "Classify the sentiment of the product review sentence. Answer with one word: negative, neutral or positive."
 )
-MAX_TOKENS = 8
+MAX_TOKENS = 6
 VERSION_HEADER = "x-millrace-model-version"
 
 Item = TypeVar("Item")
@@ -50,7 +55,7 @@ async def ask(client: AsyncOpenAI, row: Row, *, stream: bool, app: str = APP) ->
     """
     raw = await client.chat.completions.with_raw_response.create(
         model=MODEL,
-        messages=[{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": row.text}],
+        messages=[{"role": "user", "content": PROMPT.format(text=row.text)}],
         max_tokens=MAX_TOKENS,
         temperature=0,
         metadata={"app": app, "conversation": row.review, "row": row.id},

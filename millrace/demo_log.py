@@ -2,6 +2,7 @@
 """What the log already holds of the demo, so that a second run repeats nothing."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -29,16 +30,33 @@ async def labelled(log: LoggerClient) -> set[str]:
     return {row["invocation"] async for row in pages}
 
 
-async def until_taken_in(log: LoggerClient, poll: float = 0.3) -> None:
-    """Returns once the store holds everything that was in the spools when this was called."""
+async def until_taken_in(log: LoggerClient, look: float = 1.2) -> None:
+    """Returns once the store holds everything that was in the spools when this was called.
+
+    The logger's picture of what waits is up to a second old, so nothing must wait, and nothing arrive, twice in a row.
+    """
+    before = None
     while True:
-        try:
-            health = await log.health()
-        except Overloaded:  # the logger is still taking in a backlog, or being started again
-            health = None
-        if health is not None and not any(producer["records"] for producer in health["producers"]):
+        now = await _cursor_if_idle(log)
+        if now is not None and now == before:
             return
-        await asyncio.sleep(poll)
+        before = now
+        await asyncio.sleep(look)
+
+
+async def _cursor_if_idle(log: LoggerClient) -> int | None:
+    try:
+        health = await log.health()
+    except Overloaded:  # the logger is being started, or started again
+        return None
+    waiting = any(producer["records"] or producer["error"] for producer in health["producers"])
+    return None if waiting else health["cursor"]
+
+
+async def versions_of(log: LoggerClient, app: str, since_ns: int) -> Counter[str]:
+    """Whole answers to requests of ``app`` since then, by the version that answered, as the log has them."""
+    pages = _every(lambda after: log.invocations(after, _PAGE, alias=MODEL, status="complete", since_ns=since_ns))
+    return Counter([row["version"] async for row in pages if (row["metadata"] or {}).get("app") == app])
 
 
 async def _every(page: Callable[[int], Awaitable[Page]]) -> AsyncIterator[dict[str, Any]]:

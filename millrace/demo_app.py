@@ -23,8 +23,6 @@ Classify the sentiment of this product review sentence. Answer with one word: po
 Review: {text}
 
 Sentiment:"""
-    "Classify the sentiment of the product review sentence. Answer with one word: negative, neutral or positive."
-)
 MAX_TOKENS = 6
 VERSION_HEADER = "x-millrace-model-version"
 

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,14 +9,16 @@ from contract.errors import EngineFailed
 from gateway import sse
 from gateway.sse import Splitter, data_of, event_of
 
-STREAM = b'data: {"a":1}\n\n: alive\n\ndata: one\r\ndata: two\r\n\r\nevent: x\ndata:{"b":"\xc3\xa9"}\n\ndata: [DONE]\n\n'
+STREAM = (
+    b'data: {"a":1}\n\n: alive\n\ndata: one\r\ndata: two\r\n\r\nevent: x\ndata:{"b":"\xc3\xa9"}\n\ndata: [DONE]\n\n'
+)
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_any_cut_of_the_stream_gives_the_same_events(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     splitter = Splitter()
-    events = [event for a, b in zip(edges, edges[1:], strict=False) for event in splitter.feed(STREAM[a:b])]
+    events = [event for a, b in itertools.pairwise(edges) for event in splitter.feed(STREAM[a:b])]
     assert b"".join(events) == STREAM
     assert [data_of(event) for event in events] == [b'{"a":1}', None, b"one\ntwo", b'{"b":"\xc3\xa9"}', b"[DONE]"]
 

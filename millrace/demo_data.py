@@ -26,7 +26,7 @@ from contract.errors import OperatorError
 from millrace.fetch import Archive, cache_dir, fetch
 
 LABELS = ("negative", "neutral", "positive")
-ROWS_PER_LABEL = 500
+ROWS_PER_LABEL = 450
 CLEAR = 1.0
 NEUTRAL = 0.5
 WORDS = range(4, 61)
@@ -82,12 +82,10 @@ def parse(table: str) -> Iterator[Row]:
 
 
 def balance(rows: Iterable[Row], per_label: int = ROWS_PER_LABEL, seed: int = 0) -> list[Row]:
-    """As many rows of each class, at most ``per_label``, drawn and ordered by a hash of seed and row."""
+    """As many rows of each class, at most ``per_label``, drawn by a hash of seed and row, the classes taking turns."""
     shuffled = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row.id}".encode()).digest())
-    by_label = {label: [row for row in shuffled if row.label == label] for label in LABELS}
-    count = min(per_label, *map(len, by_label.values()))
-    kept = {row.id for chosen in by_label.values() for row in chosen[:count]}
-    return [row for row in shuffled if row.id in kept]
+    by_label = [[row for row in shuffled if row.label == label][:per_label] for label in LABELS]
+    return [row for one_of_each in zip(*by_label, strict=False) for row in one_of_each]
 
 
 def read_table(archive: Path) -> str:
@@ -112,7 +110,7 @@ def demo_rows(cache: Path, seed: int = 0, get: Callable[[Archive, Path], Path] =
 
 def rows_file(cache: Path, seed: int) -> Path:
     """Where the rows are cached; its name changes with all that decides them."""
-    recipe = f"{ARCHIVE.sha256} {CLEAR} {NEUTRAL} {WORDS} {ROWS_PER_LABEL} {seed}"
+    recipe = f"{ARCHIVE.sha256} {CLEAR} {NEUTRAL} {WORDS} {ROWS_PER_LABEL} {seed} in turns"
     return cache / "demo" / f"reviews-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.jsonl"
 
 

@@ -7,29 +7,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from contract import registry
-from contract.database import job_events, jobs, reading
+from contract.database import job_events, reading
 from contract.registry import State
+from trainer import jobs
+from trainer.jobs import Job, JobState
 
-FINISHED = frozenset({"succeeded", "failed", "cancelled"})
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training job as it stands; ``result`` holds the report's figures once it has succeeded."""
-
-    id: str
-    status: str
-    version: str | None
-    result: dict[str, Any] | None
-    error: str | None
-    created_ns: int
-    started_ns: int | None
-    finished_ns: int | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether it will not change any more."""
-        return self.status in FINISHED
+FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
 @dataclass(frozen=True)
@@ -54,11 +37,8 @@ class Watch:
 
     def job(self) -> Job | None:
         """The newest job of the loop."""
-        columns = [jobs.c[name] for name in Job.__dataclass_fields__]
-        query = sa.select(*columns).where(jobs.c.loop == self._loop).order_by(jobs.c.created_ns.desc()).limit(1)
         with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else Job(**row._mapping)
+            return jobs.latest(connection, self._loop)
 
     def events(self, job: str) -> list[Event]:
         """Events of a job that were not read before, oldest first."""

@@ -74,7 +74,7 @@ def test_a_line_that_is_no_row_is_named() -> None:
 
 
 @given(st.lists(st.sampled_from([-2.0, 0.0, 2.0]), max_size=60), st.integers(1, 12), st.integers(0, 3))
-def test_classes_are_balanced_and_the_draw_depends_on_the_seed_alone(
+def test_classes_are_balanced_from_the_first_rows_on_and_the_draw_depends_on_the_seed_alone(
     ratings: list[float], per_label: int, seed: int
 ) -> None:
     rows = list(parse(table_of(ratings)))
@@ -82,6 +82,8 @@ def test_classes_are_balanced_and_the_draw_depends_on_the_seed_alone(
     smallest = min(Counter(dict.fromkeys(LABELS, 0) | Counter(row.label for row in rows)).values())
     assert Counter(row.label for row in drawn) == Counter({label: min(per_label, smallest) for label in LABELS})
     assert drawn == balance(reversed(rows), per_label, seed)
+    for end in range(0, len(drawn), len(LABELS)):
+        assert len(set(Counter(row.label for row in drawn[:end]).values())) <= 1
 
 
 def test_no_text_is_on_both_sides_of_a_split_by_review() -> None:

@@ -6,9 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from contract import registry
-from contract.database import aliases, job_events, jobs, open_database
+from contract.database import aliases, open_database
 from contract.registry import State
 from millrace.demo_watch import Watch
+from trainer import jobs
 
 
 @pytest.fixture
@@ -20,41 +21,33 @@ def database(tmp_path: Path) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def add_job(connection: sa.Connection, job: str, created_ns: int, status: str = "running") -> None:
-    connection.execute(
-        jobs.insert().values(
-            id=job, loop="triage", alias="triage", base="m", status=status, spec={}, cursor=0, created_ns=created_ns
-        )
-    )
-
-
-def add_event(connection: sa.Connection, job: str, message: str) -> None:
-    row = {"job": job, "time_ns": 1, "level": "info", "type": "message", "message": message}
-    connection.execute(job_events.insert().values(row))
+def add_job(connection: sa.Connection, created_ns: int) -> str:
+    return jobs.create(
+        connection, loop="triage", alias="triage", base="m", spec={}, cursor=0, now_ns=lambda: created_ns
+    ).id
 
 
 def test_the_newest_job_of_the_loop_is_watched(database: sa.Engine) -> None:
     watch = Watch(database, "triage", "triage")
     assert watch.job() is None
     with database.begin() as connection:
-        add_job(connection, "job_1", 1, "failed")
-        add_job(connection, "job_2", 2)
+        jobs.fail(connection, add_job(connection, 1), "no rows")
+        newest = add_job(connection, 2)
     job = watch.job()
     assert job is not None
-    assert (job.id, job.finished) == ("job_2", False)
+    assert job.id == newest
 
 
 def test_each_event_is_told_once(database: sa.Engine) -> None:
     watch = Watch(database, "triage", "triage")
     with database.begin() as connection:
-        add_job(connection, "job_1", 1)
-        add_event(connection, "job_1", "dataset")
-        add_event(connection, "job_1", "step 1")
-    assert [event.message for event in watch.events("job_1")] == ["dataset", "step 1"]
+        job = add_job(connection, 1)
+        jobs.event(connection, job, "dataset")
+    assert [event.message for event in watch.events(job)][1:] == ["dataset"]
     with database.begin() as connection:
-        add_event(connection, "job_1", "step 2")
-    assert [event.message for event in watch.events("job_1")] == ["step 2"]
-    assert watch.events("job_1") == []
+        jobs.event(connection, job, "step 1", kind="metrics", data={"reward": 0.5})
+    assert [(event.type, event.data) for event in watch.events(job)] == [("metrics", {"reward": 0.5})]
+    assert watch.events(job) == []
 
 
 def publish(connection: sa.Connection, gate: dict[str, object]) -> str:

@@ -106,7 +106,7 @@ class FakeEngine:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
-        self.headers.append(dict(request.headers))
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
         if body["model"] != BASE and body["model"] not in self.loaded:
             return error(404, f"The model `{body['model']}` does not exist.")
         try:

@@ -1,21 +1,405 @@
 # SPDX-License-Identifier: Apache-2.0
-from tests.gateway.house import ASK, House
+"""What the official client sees, and whether the record says the same, in each way a request can end."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionChunk
+
+from contract.prices import latest
+from contract.records import Invocation, Status
+from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error
+from tests.gateway.house import ASK, House, house, settings, until
+
+TEXT = "one two three"
+PRICE = {"plain": (500_000_000, 100_000_000, 2_000_000_000), "triage": (10**9, 10**9, 3 * 10**9)}
 
 
-async def test_a_plain_answer_and_its_record_agree(home: House) -> None:
+async def stream(home: House, **fields: Any) -> list[ChatCompletionChunk]:
+    async with home.client() as client:
+        answer = await client.chat.completions.create(**{"model": "plain", "messages": ASK, "stream": True, **fields})
+        return [chunk async for chunk in answer]
+
+
+async def ask(home: House, **fields: Any) -> Any:
+    async with home.client() as client:
+        return await client.chat.completions.create(**{"model": "plain", "messages": ASK, **fields})
+
+
+def text_of(chunks: list[ChatCompletionChunk]) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def said(record: Invocation) -> str:
+    return "".join(choice["message"]["content"] for choice in json.loads(record.choices or "[]"))
+
+
+def cost(model: str, prompt: int, cached: int, completion: int) -> int:
+    fresh_price, cached_price, output_price = PRICE[model]
+    return ((prompt - cached) * fresh_price + cached * cached_price + completion * output_price) // 10**6
+
+
+async def test_a_plain_answer_is_what_its_record_says(home: House) -> None:
     async with home.client() as client:
         raw = await client.chat.completions.with_raw_response.create(
-            model="plain", messages=ASK, temperature=0.5, user="u1", metadata={"conversation": "c1"}
+            model="plain", messages=ASK, temperature=0.5, user="u1", metadata={"conversation": "c1", "shop": "7"}
         )
     answer, record = raw.parse(), home.final()
-    assert answer.model == "plain"
-    assert answer.choices[0].message.content == "one two three"
-    assert raw.headers["x-request-id"] == record.id
-    assert answer.id == f"chatcmpl-{record.id}"
+    assert answer.usage is not None and answer.usage.prompt_tokens_details is not None
+    assert (answer.model, answer.choices[0].message.content) == ("plain", TEXT)
+    assert (answer.id, raw.headers["x-request-id"]) == (f"chatcmpl-{record.id}", record.id)
+    assert (record.status, record.http_status, record.stream, record.error_code) == ("complete", 200, False, None)
+    assert (record.alias, record.version, record.replica, record.attempts) == ("plain", "base", "small-0", 1)
+    assert (record.prompt_tokens, record.completion_tokens) == (answer.usage.prompt_tokens, 3)
+    assert record.cached_tokens == answer.usage.prompt_tokens_details.cached_tokens == 2
+    assert (record.usage_source, record.cost) == ("reported", cost("plain", PROMPT_TOKENS, 2, 3))
+    assert raw.headers["x-millrace-cost"] == f"{record.cost / 10**9:.9f}"
+    assert raw.headers["x-millrace-model-version"] == "base"
+    assert int(raw.headers["openai-processing-ms"]) >= 0
+    assert (record.user, record.conversation) == ("u1", "c1")
+    assert json.loads(record.metadata or "") == {"conversation": "c1", "shop": "7"}
+    assert json.loads(record.parameters or "") == {"temperature": 0.5}
+    assert json.loads(record.messages or "") == ASK
+    assert (said(record), record.finish_reasons) == (TEXT, ["stop"])
+    with home.worker.database.connect() as connection:
+        price = latest(connection, "plain")
+    assert price is not None and record.price_version == price.id
+    times = (record.queue_ns, record.first_byte_ns, record.total_ns, record.overhead_ns)
+    assert all(time is not None and time > 0 for time in times)
 
 
-async def test_a_stream_and_its_record_agree(home: House) -> None:
-    async with home.client() as client:
-        stream = await client.chat.completions.create(model="plain", messages=ASK, stream=True)
-        chunks = [chunk async for chunk in stream]
-    print(chunks, home.invocations())
+async def test_a_stream_is_what_its_record_says(home: House) -> None:
+    chunks = await stream(home, n=1)
+    opened, record = home.invocations()
+    assert text_of(chunks) == said(record) == TEXT
+    assert {chunk.model for chunk in chunks} == {"plain"}
+    assert {chunk.id for chunk in chunks} == {f"chatcmpl-{record.id}"}
+    assert all(chunk.usage is None and chunk.choices for chunk in chunks)
+    assert (opened.status, opened.id, opened.choices) == (Status.OPEN, record.id, None)
+    assert (record.status, record.stream, record.http_status) == ("complete", True, 200)
+    assert (record.prompt_tokens, record.cached_tokens, record.completion_tokens) == (PROMPT_TOKENS, 2, 3)
+    assert record.cost == cost("plain", PROMPT_TOKENS, 2, 3)
+
+
+@pytest.mark.parametrize("usage", ["running", "end", "last"])
+async def test_a_client_that_asks_gets_usage_once_at_the_end(home: House, usage: str) -> None:
+    home.engine.script = Script(usage=usage)
+    chunks = await stream(home, stream_options={"include_usage": True})
+    assert [chunk.usage is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    told, record = chunks[-1].usage, home.final()
+    assert told is not None and chunks[-1].choices == []
+    assert (told.prompt_tokens, told.completion_tokens) == (record.prompt_tokens, record.completion_tokens) == (7, 3)
+    assert told.prompt_tokens_details is not None
+    assert told.prompt_tokens_details.cached_tokens == record.cached_tokens == 2
+
+
+@pytest.mark.parametrize("usage", ["running", "end", "last"])
+async def test_several_choices_are_counted_whole(home: House, usage: str) -> None:
+    home.engine.script = Script(n=3, usage=usage)
+    await stream(home, n=3)
+    record = home.final()
+    assert (record.prompt_tokens, record.completion_tokens) == (PROMPT_TOKENS, 9)
+    assert record.finish_reasons == ["stop"] * 3
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_absent_usage_is_estimated_and_said_so(home: House, streamed: bool) -> None:
+    home.engine.script = Script(usage="none")
+    await (stream(home) if streamed else ask(home))
+    record = home.final()
+    assert (record.status, record.usage_source) == ("complete", "estimated")
+    assert record.prompt_tokens is not None and record.prompt_tokens > 0
+    assert record.completion_tokens == 3
+
+
+async def test_the_engine_gets_our_names_and_nothing_of_the_client(home: House) -> None:
+    headers = {"X-Vllm-Priority": "1", "X-Session-ID": "s", "X-data-parallel-rank": "1", "X-Request-Id": "mine"}
+    async with home.client(default_headers=headers) as client:
+        await client.chat.completions.create(model="plain", messages=ASK, user="u1", extra_body={"top_k": 5})
+    (body,), (sent,) = home.engine.chats(), home.engine.headers
+    assert set(body) == {"model", "messages", "cache_salt", "top_k"}
+    assert body["model"] == "base"
+    assert sent["x-request-id"] == home.final().id
+    assert {"authorization", "x-vllm-priority", "x-session-id", "x-data-parallel-rank"}.isdisjoint(sent)
+
+
+async def test_a_slow_client_and_a_keep_alive_connection_reuse_one_engine_connection(home: House) -> None:
+    ports = set()
+    serve = home.engine.answer
+
+    async def noting(engine: FakeEngine, request: Any, body: dict[str, Any]) -> Any:
+        ports.add(request.transport.get_extra_info("peername")[1])
+        return await serve(engine, request, body)
+
+    home.engine.answer = noting
+    for _ in range(3):
+        await stream(home)
+        await ask(home)
+    # The look at /v1/models may hold another connection at times, so two are possible; six would be one each.
+    assert len(ports) <= 2
+
+
+async def test_the_typed_errors_of_the_official_client(home: House) -> None:
+    async with home.client(api_key="mr-wrong") as client:
+        with pytest.raises(openai.AuthenticationError) as wrong_key:
+            await client.chat.completions.create(model="plain", messages=ASK)
+    with pytest.raises(openai.NotFoundError) as no_model:
+        await ask(home, model="nobody")
+    with pytest.raises(openai.BadRequestError) as bad_value:
+        await ask(home, temperature=9)
+    with pytest.raises(openai.BadRequestError) as unknown:
+        await ask(home, extra_body={"chat_template": "x"})
+    found = [
+        (caught.value.status_code, caught.value.code, caught.value.param, caught.value.type)
+        for caught in (wrong_key, no_model, bad_value, unknown)
+    ]
+    assert found == [
+        (401, "invalid_api_key", None, "authentication_error"),
+        (404, "model_not_found", "model", "not_found_error"),
+        (400, "invalid_value", "temperature", "invalid_request_error"),
+        (400, "unknown_parameter", "chat_template", "invalid_request_error"),
+    ]
+    records = home.invocations()
+    assert [(record.status, record.http_status, record.error_code) for record in records] == [
+        ("refused", 404, "model_not_found"), ("refused", 400, "invalid_value"), ("refused", 400, "unknown_parameter"),
+    ]  # fmt: skip
+    assert [record.alias for record in records] == ["nobody", "plain", "plain"]
+    assert all(record.cost is None and record.prompt_tokens is None for record in records)
+    assert home.engine.chats() == []
+
+
+async def test_a_body_over_the_bound_is_413(engine: FakeEngine, tmp_path: Path) -> None:
+    async with house(engine, settings(tmp_path, engine.url, gateway="max_body: 20kB")) as home:
+        huge = [{"role": "user", "content": "x" * 30_000}]
+        with pytest.raises(openai.APIStatusError) as caught:
+            await ask(home, messages=huge)
+        assert (caught.value.status_code, caught.value.code) == (413, "payload_too_large")
+        assert home.final().http_status == 413
+
+
+async def test_more_in_flight_than_fits_is_503_with_retry_after(engine: FakeEngine, tmp_path: Path) -> None:
+    async with house(engine, settings(tmp_path, engine.url, gateway="max_concurrent: 1")) as home:
+        engine.script = Script(hold_after=1)
+        first = asyncio.create_task(stream(home))
+        await until(lambda: engine.chats())
+        with pytest.raises(openai.InternalServerError) as caught:
+            await ask(home)
+        assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
+        assert caught.value.response.headers["retry-after"] == "1"
+        engine.release.set()
+        await first
+        await ask(home)
+    assert [record.status for record in home.invocations() if record.status != "open"] == [
+        "refused", "complete", "complete",
+    ]  # fmt: skip
+
+
+async def test_an_engine_that_fails_is_502_and_free(home: House) -> None:
+    async def broken(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
+        return error(500, "EngineCore died at /secret/path")
+
+    home.engine.answer = broken
+    for streamed in (False, True):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await ask(home, stream=streamed)
+        assert (caught.value.status_code, caught.value.code) == (502, "engine_error")
+        assert "secret" not in str(caught.value)
+    assert [(record.status, record.error_code, record.cost) for record in home.invocations()] == [
+        ("failed", "engine_error", None)
+    ] * 2
+
+
+async def test_what_the_engine_refuses_in_a_request_reaches_the_client_in_public_names(home: House) -> None:
+    async def picky(_engine: FakeEngine, _request: Any, body: dict[str, Any]) -> Any:
+        return error(400, f"max_tokens is too large for {body['model']}")
+
+    home.engine.answer = picky
+    with pytest.raises(openai.BadRequestError, match="too large for plain"):
+        await ask(home)
+    assert (home.final().status, home.final().http_status) == ("refused", 400)
+
+
+async def test_an_engine_with_a_full_queue_is_503(home: House) -> None:
+    async def full(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
+        return error(503, "queue full")
+
+    home.engine.answer = full
+    with pytest.raises(openai.InternalServerError) as caught:
+        await ask(home)
+    assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
+
+
+async def test_no_engine_is_503_and_ready_again_when_it_is_back(home: House) -> None:
+    await home.engine.stop()
+    with pytest.raises(openai.InternalServerError) as caught:
+        await ask(home)
+    assert (caught.value.status_code, caught.value.code) == (503, "engine_unavailable")
+    assert home.worker.unready() == ["no engine is ready for any model"]
+    await home.engine.start()
+    await until(lambda: not home.worker.unready())
+    await ask(home)
+
+
+@pytest.mark.parametrize("event", range(1, 5))
+async def test_an_engine_that_dies_in_a_stream_is_an_error_inside_it(home: House, event: int) -> None:
+    home.engine.script = Script(die_after=event)
+    received = ""
+    with pytest.raises(openai.APIError) as caught:
+        async with home.client() as client:
+            answer = await client.chat.completions.create(model="plain", messages=ASK, stream=True)
+            async for chunk in answer:
+                received += chunk.choices[0].delta.content or ""
+    assert caught.value.code == "engine_error"
+    record = home.final()
+    assert (record.status, record.http_status, record.error_code, record.cost) == ("failed", 200, "engine_error", 0)
+    assert received == said(record)
+    assert (record.completion_tokens, record.usage_source) == (event - 1, "reported")
+
+
+@pytest.mark.parametrize("script", [Script(error_after=2), Script(garbage_after=2), Script(without_done=True)])
+async def test_a_stream_that_is_not_whole_is_a_failed_request(home: House, script: Script) -> None:
+    home.engine.script = script
+    with pytest.raises(openai.APIError) as caught:
+        await stream(home)
+    assert caught.value.code == "engine_error"
+    assert (home.final().status, home.final().error_code) == ("failed", "engine_error")
+
+
+async def test_an_error_event_before_any_answer_is_an_error_status(home: House) -> None:
+    home.engine.script = Script(error_after=0)
+    with pytest.raises(openai.InternalServerError) as caught:
+        await stream(home)
+    assert caught.value.status_code == 502
+    assert [record.status for record in home.invocations()] == ["failed"]
+
+
+async def test_a_plain_answer_that_is_garbage_is_502(home: House) -> None:
+    async def garbage(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
+        from aiohttp import web
+
+        return web.Response(body=b"<html>hello</html>", content_type="text/html")
+
+    home.engine.answer = garbage
+    with pytest.raises(openai.InternalServerError) as caught:
+        await ask(home)
+    assert caught.value.status_code == 502
+
+
+@pytest.mark.parametrize("event", range(1, 6))
+async def test_a_hang_up_at_any_event_aborts_the_engine_and_is_metered(home: House, event: int) -> None:
+    # Events 1 to 4 are chunks, the fifth is the usage chunk that this client did not ask for.
+    home.engine.script = Script(hold_after=event)
+    client = home.client()
+    answer = await client.chat.completions.create(model="plain", messages=ASK, stream=True)
+    chunks = aiter(answer)
+    received = [(await anext(chunks)).choices[0].delta.content or "" for _ in range(min(event, 4))]
+    if event == 5:
+        await until(lambda: home.worker.limits.in_flight == 1)
+    await answer.close()
+    await client.close()
+    await until(lambda: any(record.status == "aborted" for record in home.invocations()))
+    await until(lambda: home.engine.aborts == 1)
+    record = home.final()
+    assert (record.http_status, record.usage_source) == (200, "reported")
+    assert "".join(received) == said(record)
+    assert (record.prompt_tokens, record.completion_tokens) == (PROMPT_TOKENS, min(event, 4) - 1)
+    assert record.cost == cost("plain", PROMPT_TOKENS, record.cached_tokens or 0, min(event, 4) - 1)
+    assert home.worker.limits.in_flight == 0
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_hang_up_before_any_answer_is_estimated_and_said_so(home: House, streamed: bool) -> None:
+    home.engine.script = Script(hold_after=0)
+    waiting = asyncio.create_task(ask(home, stream=streamed))
+    await until(lambda: home.engine.chats())
+    waiting.cancel()
+    await until(lambda: home.invocations() and home.engine.aborts == 1)
+    record = home.final()
+    assert (record.status, record.http_status, record.usage_source) == ("aborted", None, "estimated")
+    assert record.completion_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "hold_after", "code"),
+    [
+        ("first_byte_timeout: 200ms", 0, "engine_first_byte_timeout"),
+        ("read_timeout: 200ms", 2, "engine_read_timeout"),
+        ("total_timeout: 300ms", 2, "engine_total_timeout"),
+    ],
+)
+async def test_each_timeout_has_its_own_error(
+    engine: FakeEngine, tmp_path: Path, limit: str, hold_after: int, code: str
+) -> None:
+    async with house(engine, settings(tmp_path, engine.url, gateway=limit)) as home:
+        engine.script = Script(hold_after=hold_after)
+        with pytest.raises(openai.APIError) as caught:
+            await stream(home)
+        assert caught.value.code == code
+        assert limit.split(":")[0] in caught.value.message
+        record = home.final()
+        assert (record.status, record.error_code) == ("failed", code)
+        await until(lambda: engine.aborts == 1)
+
+
+async def test_a_full_spool_refuses_before_any_upstream_byte(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(home.worker.spool), "full", property(lambda _spool: True))
+    with pytest.raises(openai.InternalServerError) as caught:
+        await ask(home)
+    assert (caught.value.status_code, caught.value.code) == (503, "storage_full")
+    assert home.engine.chats() == []
+    assert "spool is full" in home.worker.unready()[0]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_token_ids_and_logprobs_are_kept_and_not_shown(
+    engine: FakeEngine, tmp_path: Path, streamed: bool
+) -> None:
+    async with house(engine, settings(tmp_path, engine.url, policy="tokens: true")) as home:
+        if not streamed:
+            answer = await ask(home)
+            assert (answer.choices[0].logprobs, answer.model_extra) == (None, {})
+            return
+        chunks = await stream(home)
+        record = home.final()
+    assert all(chunk.choices[0].logprobs is None for chunk in chunks)
+    assert all("token_ids" not in (chunk.choices[0].model_extra or {}) for chunk in chunks)
+    assert all("prompt_token_ids" not in (chunk.model_extra or {}) for chunk in chunks)
+    assert record.prompt_token_ids == list(range(PROMPT_TOKENS))
+    assert (record.completion_token_ids, record.logprobs) == ([[101, 102, 103]], [[-0.5, -0.5, -0.5]])
+
+
+async def test_with_the_payload_off_the_record_has_no_text(engine: FakeEngine, tmp_path: Path) -> None:
+    async with house(engine, settings(tmp_path, engine.url, policy='payload: "off"')) as home:
+        await stream(home)
+        opened, record = home.invocations()
+    assert (opened.messages, record.messages) == (None, None)
+    assert (record.choices, record.completion_tokens) == (None, 3)
+
+
+async def test_every_project_has_its_own_prefix_cache(home: House) -> None:
+    salts = {project: home.worker.cache_salt(project) for project in ("default", "other")}
+    await ask(home)
+    assert home.engine.chats()[0]["cache_salt"] == salts["default"] != salts["other"]
+
+
+async def test_the_metrics_say_what_the_record_says(home: House) -> None:
+    await stream(home)
+    record, page = home.final(), home.worker.metrics.page().decode()
+    assert 'millrace_tokens_total{kind="prompt",model="plain"} 7.0' in page
+    assert 'millrace_tokens_total{kind="completion",model="plain"} 3.0' in page
+    assert record.cost is not None
+    assert f'millrace_cost_usd_total{{model="plain"}} {record.cost / 10**9}' in page
+    assert 'millrace_invocations_total{model="plain",status="complete"} 1.0' in page
+    assert 'millrace_time_to_first_token_seconds_count{model="plain"} 1.0' in page
+
+
+async def test_a_model_name_that_does_not_exist_makes_no_metric_of_its_own(home: House) -> None:
+    with pytest.raises(openai.NotFoundError):
+        await ask(home, model="made-up-by-a-client")
+    page = home.worker.metrics.page().decode()
+    assert "made-up" not in page
+    assert 'millrace_invocations_total{model="unknown",status="refused"} 1.0' in page

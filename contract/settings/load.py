@@ -24,7 +24,7 @@ def load_settings(
     """The settings of a process.
 
     Args:
-        path: YAML file, or None for defaults alone. A relative ``data_dir`` in the file is relative to the file.
+        path: YAML file, or None for defaults alone. With a file, ``data_dir`` (``data`` by default) is relative to it.
         flags: dotted name -> value, such as ``{"gateway.port": 9000}``; None values are not set.
         environment: where ``MILLRACE_SECTION__NAME`` variables are looked up.
 
@@ -49,8 +49,8 @@ def parse_settings(
 ) -> Settings:
     """The settings in a YAML text; see `load_settings`."""
     values, origins = _from_yaml(text, source)
-    if relative_to is not None and isinstance(values.get("data_dir"), str):
-        values["data_dir"] = str(relative_to / values["data_dir"])
+    if relative_to is not None and isinstance(folder := values.get("data_dir", "data"), str):
+        values["data_dir"] = str(relative_to / folder)
     for name, value in sorted((environment or {}).items()):
         if name.startswith(PREFIX) and name not in RESERVED:
             _set(values, origins, tuple(name[len(PREFIX) :].lower().split("__")), _scalar(value), f"environment {name}")

@@ -28,7 +28,6 @@ from contract.errors import (
 )
 from contract.records import Charge, Decision, Feedback, Invocation, Record, Score, TrainingStep
 from logger import export, labelled, ledger, queries
-from logger.client import ARROW
 from logger.forms import (
     ChargesQuery,
     DecisionsQuery,
@@ -151,7 +150,7 @@ def _derived(store: Store) -> APIRouter:
 
     @router.get("/labelled/arrow")
     def _labelled_arrow(query: Annotated[SelectionQuery, Query()]) -> Response:
-        return StreamingResponse(export.labelled_stream(store, query.selection()), media_type=ARROW)
+        return StreamingResponse(export.labelled_stream(store, query.selection()), media_type=export.ARROW)
 
     @router.get("/labelled/count")
     def _count(query: Annotated[SelectionQuery, Query()]) -> Response:

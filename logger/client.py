@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 Row = dict[str, Any]
-ARROW = "application/vnd.apache.arrow.stream"
 _ERRORS: dict[int, type[MillraceError]] = {
     400: InvalidRequest,
     401: AuthenticationFailed,

@@ -18,6 +18,8 @@ from logger.labelled import Selection, labelled
 from logger.queries import MAX_ROWS, Row
 from logger.store import Store
 
+ARROW = "application/vnd.apache.arrow.stream"
+"""Media type of an Arrow IPC stream."""
 LABELLED_SCHEMA = pyarrow.schema(
     [
         pyarrow.field("cursor", pyarrow.int64(), nullable=False),

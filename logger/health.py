@@ -29,7 +29,11 @@ class Health(Collector):
         self._counts: dict[str, int] = {}
 
     def report(self) -> dict[str, Any]:
-        """``{"status", "role", "producers": [{"stage", "producer", "records", "bytes", "seconds", "error"}], …}``."""
+        """Everything at once.
+
+        ``producers`` holds stage, producer, records, bytes, seconds and error of each; ``positions`` what the store
+        has committed of each.
+        """
         rows = []
         for stage in self._stages:
             lag, errors = dict(stage.lag), dict(stage.errors)
@@ -48,8 +52,10 @@ class Health(Collector):
         status = "degraded" if any(row["error"] for row in rows) else "ok"
         duplicates = sum(stage.duplicates for stage in self._stages)
         cursor = self._store.cursor if self._store else None
+        positions = queries.positions(self._store) if self._store else []
         return {
-            "status": status, "role": self._role, "producers": rows, "duplicates": duplicates, "cursor": cursor,
+            "status": status, "role": self._role, "producers": rows, "positions": positions, "duplicates": duplicates,
+            "cursor": cursor,
             **self._put_aside(),
         }  # fmt: skip
 

@@ -83,6 +83,11 @@ def dead_letters(store: Store) -> int:
     return int(store.fetch("SELECT count(*) AS letters FROM dead_letters")[0]["letters"])
 
 
+def positions(store: Store) -> list[Row]:
+    """``{"producer", "next_seq"}`` of every producer: what is committed."""
+    return store.fetch("SELECT producer, next_seq FROM producers ORDER BY producer")
+
+
 def value_of(text: str | None) -> Any:
     """A JSON text as a value. Infinity, which a huge number in a payload becomes, is null: JSON has none."""
     return None if text is None else json.loads(text, parse_constant=_no_number)

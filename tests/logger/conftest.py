@@ -6,6 +6,7 @@ import pytest
 
 from contract.settings import StoreSettings
 from logger.store import Store
+from tests.logger.process import Logger
 
 
 @pytest.fixture
@@ -13,3 +14,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store(tmp_path / "log.duckdb", StoreSettings())
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def no_logger_is_left() -> Iterator[None]:
+    """Whatever a test does, its loggers end with it."""
+    known = len(Logger.started)
+    yield
+    Logger.end_those_after(known)

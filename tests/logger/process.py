@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from contract.settings import Settings, load_settings
 
@@ -37,6 +38,8 @@ def until(condition: Callable[[], bool], seconds: float = 30.0, what: str = "the
 class Logger:
     """One start of `millrace serve logger`."""
 
+    started: ClassVar[list["Logger"]] = []
+
     def __init__(
         self, folder: Path, *, role: str = "both", die_at: tuple[str, int] | None = None, log: Mapping[str, str] = {}
     ) -> None:
@@ -52,6 +55,8 @@ class Logger:
             [sys.executable, "-m", "tests.logger.process", str(self.file), role, *map(str, arguments)],
             cwd=ROOT, stdout=self.output, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+        Logger.started.append(self)
 
     @property
     def token(self) -> str:
@@ -73,6 +78,15 @@ class Logger:
         status = self.process.wait(30)
         self.output.close()
         return status
+
+    @classmethod
+    def end_those_after(cls, known: int) -> None:
+        """Ends what a failed test left running: everything started after the first ``known``."""
+        for logger in cls.started[known:]:
+            if logger.process.poll() is None:
+                logger.kill()
+            logger.output.close()
+        del cls.started[known:]
 
     def said(self) -> str:
         """What it printed so far."""

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.errors import MillraceError
+from contract.records import Invocation
+from contract.settings import SpoolSettings, StoreSettings
+from logger.client import LoggerClient
+from logger.frames import frame
+from logger.queries import page
+from logger.segments import first_seqs
+from logger.spool import Spool, claim_producer
+from logger.store import Store
+from tests.e2e.broker import Broker
+from tests.logger.process import Logger, until
+from tests.logger.records import invocation
+
+pytest_plugins = ["tests.e2e.broker_fixtures"]
+SMALL = SpoolSettings(segment_bytes=2**16)
+
+
+def health(logger: Logger) -> dict[str, Any]:
+    """The logger's report; empty while it does not answer."""
+    import asyncio
+
+    async def ask() -> dict[str, Any]:
+        async with LoggerClient(logger.settings.log.url, logger.token) as client:
+            return await client.health()
+
+    assert logger.process.poll() is None, logger.said()
+    try:
+        return asyncio.run(ask())
+    except MillraceError:
+        return {}
+
+
+def errors(logger: Logger) -> dict[str, str]:
+    return {row["producer"]: row["error"] for row in health(logger).get("producers", []) if row["error"]}
+
+
+def write(folder: Path, first: int, count: int, role: str = "gateway") -> None:
+    producer = claim_producer(folder / "data" / "spool", role)
+    spool = Spool(producer, SMALL)
+    spool.append_many([invocation(f"inv_{role}_{n}", messages=f'"{"x" * 900}"') for n in range(first, first + count)])
+    spool.close()
+    producer.release()
+
+
+def ids(folder: Path) -> list[str]:
+    store = Store(folder / "data" / "store" / "log.duckdb", StoreSettings())
+    found = [row["id"] for row in page(store, Invocation, 0, 5000, {})]
+    store.close()
+    return found
+
+
+def test_records_cross_the_broker_from_two_loggers_in_order_and_once(tmp_path: Path, broker: Broker) -> None:
+    write(tmp_path, 0, 500)
+    write(tmp_path, 0, 300, role="judge")
+    log = {"kafka": broker.settings("two"), "spool": "{segment_bytes: 64KiB}"}
+    other = tmp_path / "ingest"
+    other.mkdir()
+    (other / "data").mkdir()
+    (other / "data" / "secret").write_text("ab" * 32)
+    ship = Logger(tmp_path, role="ship", log=log)
+    ingest = Logger(other, role="ingest", log=log)
+    until(lambda: health(ingest).get("cursor") == 800, what="ingestion")
+    assert all(row["records"] == 0 for row in health(ship)["producers"]) and not errors(ship) and not errors(ingest)
+    folder = tmp_path / "data" / "spool" / "gateway-0"
+    until(lambda: len(first_seqs(folder)) == 1 and (folder / "shipped").read_text() == "500", what="deletion")
+    assert (ship.stop(), ingest.stop()) == (0, 0)
+    found = ids(other)
+    assert [i for i in found if "gateway" in i] == [f"inv_gateway_{n}" for n in range(500)]
+    assert [i for i in found if "judge" in i] == [f"inv_judge_{n}" for n in range(300)]
+
+
+def test_a_broker_that_comes_late_is_waited_for_and_named(tmp_path: Path, broker_folder: Path) -> None:
+    late = Broker(broker_folder)
+    write(tmp_path, 0, 50)
+    logger = Logger(tmp_path, log={"kafka": late.settings("late")})
+    try:
+        until(lambda: "broker" in errors(logger), what="the error")
+        assert health(logger)["status"] == "degraded"
+        late.start()
+        until(lambda: health(logger).get("cursor") == 50 and not errors(logger), what="ingestion")
+        assert logger.stop() == 0
+    finally:
+        late.stop()
+
+
+def test_a_broker_that_forgot_its_log_is_an_error_that_says_so_and_no_jump(tmp_path: Path, broker_folder: Path) -> None:
+    forgetful = Broker(broker_folder)
+    forgetful.start()
+    try:
+        write(tmp_path, 0, 200)
+        logger = Logger(tmp_path, log={"kafka": forgetful.settings("forgotten")})
+        until(lambda: health(logger).get("cursor") == 200, what="ingestion")
+        assert logger.stop() == 0
+        forgetful.stop()
+        forgetful.start()
+        again = Logger(tmp_path)
+        write(tmp_path, 200, 1)
+        until(lambda: "kafka:forgotten:0" in errors(again), what="the error")
+        assert "nothing is skipped" in errors(again)["kafka:forgotten:0"]
+        assert again.stop() == 0
+        assert len(ids(tmp_path)) == 200
+    finally:
+        forgetful.stop()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:(read|open)_text is deprecated:DeprecationWarning"
+)  # kafka-python 3.0 at its import
+def test_foreign_messages_are_set_aside_and_a_gap_stops_its_producer_until_it_closes(
+    tmp_path: Path, broker: Broker
+) -> None:
+    logger = Logger(tmp_path, log={"kafka": broker.settings("gap")})
+    until(lambda: health(logger).get("status") == "ok", what="the start")
+    until(lambda: "broker" not in errors(logger) and "kafka:gap:0" in str(health(logger)), what="the topic")
+    from kafka import KafkaProducer
+
+    producer = KafkaProducer(bootstrap_servers=[broker.address])
+
+    def send(name: str, first: int, *seqs: int) -> None:
+        block = b"".join(frame(encoded(name, seq)) for seq in seqs)
+        producer.send("gap", key=name.encode(), value=block, headers=[("first_seq", str(first).encode())]).get(10)
+
+    send("p-0", 0, 0, 1)
+    producer.send("gap", value=b"noise").get(10)
+    send("p-0", 3, 3, 4)  # 2 is missing
+    send("q-0", 0, 0)
+    send("p-0", 1, 1)  # seen
+    until(lambda: health(logger).get("cursor") == 3, what="what can be taken")
+    assert "records 2 to 2 of p-0 are missing" in errors(logger)["p-0"]
+    assert health(logger)["positions"] == [{"producer": "p-0", "next_seq": 2}, {"producer": "q-0", "next_seq": 1}]
+    logger.kill()
+    again = Logger(tmp_path)
+    until(lambda: "p-0" in errors(again), what="the same error after a restart")
+    send("p-0", 2, 2, 3, 4)
+    until(lambda: health(again).get("cursor") == 6 and not errors(again), what="the end of the gap")
+    producer.close()
+    assert again.stop() == 0
+    assert sorted(ids(tmp_path)) == [f"inv_p-0_{n}" for n in range(5)] + ["inv_q-0_0"]
+    store = Store(tmp_path / "data" / "store" / "log.duckdb", StoreSettings())
+    (letter,) = {row["reason"] for row in store.fetch("SELECT reason FROM dead_letters")}
+    store.close()
+    assert "kafka:gap:0 offset 1: a message without a producer" in letter
+
+
+def encoded(name: str, seq: int) -> bytes:
+    from contract.records import encode
+
+    return encode(invocation(f"inv_{name}_{seq}", producer=name, seq=seq))
+
+
+@pytest.mark.parametrize("option", ["acks", "group_id", "nonsense"])
+def test_options_that_are_ours_to_set_are_refused(tmp_path: Path, option: str) -> None:
+    logger = Logger(tmp_path, log={"kafka": f'{{bootstrap: ["127.0.0.1:9"], options: {{{option}: "1"}}}}'})
+    assert logger.wait() == 1
+    assert f"log.kafka.options.{option}: only security_protocol" in logger.said()
+    logger.output.close()

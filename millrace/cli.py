@@ -112,9 +112,9 @@ def demo(
     ),
 ) -> None:
     """Play the whole loop on this machine: traffic, feedback, training, release."""
-    from millrace.demo import run
+    from millrace.demo.play import play
 
-    raise typer.Exit(run(data_dir, keep=keep))
+    raise typer.Exit(play(data_dir, keep=keep))
 
 
 @app.command()

@@ -50,7 +50,7 @@ def main() -> None:
         once("millrace", [(ROOT / "pyproject.toml").read_text()], editable)
         # These look at the cache themselves, and the cache may be emptied behind our back.
         run([PYTHON, "-m", "millrace.model"])
-        run([PYTHON, "-m", "millrace.demo_data"])
+        run([PYTHON, "-m", "millrace.demo.data"])
 
 
 def once(step: str, inputs: list[str], work: Callable[[], None]) -> None:

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from openai import OpenAIError
 
-from millrace.demo_app import VERSION_HEADER, Background, ask, at_once, connect, give_label
-from millrace.demo_data import Row
+from millrace.demo.app import VERSION_HEADER, Background, ask, at_once, connect, give_label
+from millrace.demo.data import Row
 
 ROW = Row(id="7_3", review="review-7", text="it works very well", label="positive", rating=2.0)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import OperatorError
-from millrace.demo_data import LABELS, Row, balance, demo_rows, label_of, parse, rows_file
+from millrace.demo.data import LABELS, Row, balance, demo_rows, label_of, parse, rows_file
 from millrace.fetch import Archive
 
 

@@ -2,9 +2,9 @@
 from pathlib import Path
 
 from judge.graders import build_graders
-from millrace.demo_app import APP, MODEL
-from millrace.demo_data import LABELS, ROWS_PER_LABEL
-from millrace.demo_settings import LABELLED, LOOP, read, write
+from millrace.demo.app import APP, MODEL
+from millrace.demo.data import LABELS, ROWS_PER_LABEL
+from millrace.demo.settings import LABELLED, LOOP, read, write
 
 
 def test_the_written_file_is_good_settings(tmp_path: Path) -> None:

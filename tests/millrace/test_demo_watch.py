@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from contract import registry
 from contract.database import aliases, open_database
 from contract.registry import State
-from millrace.demo_watch import Watch
+from millrace.demo.watch import Watch
 from trainer import jobs
 
 

@@ -3,25 +3,51 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from contract.errors import Overloaded
 from logger.client import LoggerClient, Page
-from millrace.demo_app import APP, MODEL
+from millrace.demo.app import APP, MODEL
 
 METRIC = "label"
 _PAGE = 1000
 
 
-async def answered(log: LoggerClient) -> dict[str, str]:
-    """Row -> the invocation that answered it whole; the first one, where a row was asked for twice."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True)
+class Answered:
+    """A whole answer to one row, as the log has it; ``cost`` in nano-dollars."""
+
+    invocation: str
+    text: str
+    version: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost: int
+    seconds: float
+
+
+async def answered(log: LoggerClient, app: str) -> dict[str, Answered]:
+    """Row -> what ``app`` was answered; the first answer, where it asked twice."""
+    found: dict[str, Answered] = {}
     async for row in _every(lambda after: log.invocations(after, _PAGE, alias=MODEL, status="complete")):
         metadata = row["metadata"] or {}
-        if metadata.get("app") == APP and "row" in metadata:
-            found.setdefault(metadata["row"], row["id"])
+        if metadata.get("app") == app and "row" in metadata:
+            found.setdefault(metadata["row"], _answered(row))
     return found
+
+
+def _answered(row: Mapping[str, Any]) -> Answered:
+    return Answered(
+        invocation=row["id"],
+        text=row["choices"][0]["message"]["content"] or "",
+        version=row["version"],
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+        cost=row["cost"],
+        seconds=row["total_ns"] / 1e9,
+    )
 
 
 async def labelled(log: LoggerClient) -> set[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from contract.settings import Settings, load_settings
 from millrace.commands.common import flags
-from millrace.demo_app import APP, MODEL
-from millrace.demo_data import LABELS
+from millrace.demo.app import APP, MODEL
+from millrace.demo.data import LABELS
 
 FILE = "millrace.yaml"
 LOOP = "triage"

@@ -11,12 +11,14 @@ from typing import TypeVar
 import httpx
 from openai import AsyncOpenAI, OpenAIError
 
-from millrace.demo_data import Row
+from millrace.demo.data import Row
 
 MODEL = "triage"
 APP = "triage"
 """The requests' metadata.app: what the loop's filter looks for."""
 BACKGROUND_APP = "triage-background"
+AFTER_APP = "triage-after"
+"""The same application after the release; its answers are for looking at, not for the loop."""
 PROMPT = """\
 Classify the sentiment of this product review sentence. Answer with one word: positive, negative or neutral.
 

@@ -8,7 +8,7 @@ source archive of vaderSentiment 0.5, the one release that carries it.
 A sentence is **negative** at a mean of -1 or below, **positive** at +1 or above, **neutral** within 0.5 of zero. What
 lies between is ambiguous to people too and is left out, as are sentences under 4 or over 60 words and repeated ones.
 
-Usage: python -m millrace.demo_data   (builds the rows where they are missing and prints their file)
+Usage: python -m millrace.demo.data   (builds the rows where they are missing and prints their file)
 """
 
 import hashlib

@@ -29,6 +29,7 @@ from contract.errors import (
     MillraceError,
     ModelNotFound,
     NotFound,
+    OperatorError,
     Overloaded,
 )
 from contract.ids import new_id
@@ -175,6 +176,9 @@ async def version() -> dict[str, str]:
 
 
 async def _render(request: Request, error: Exception) -> Response:
+    if isinstance(error, OperatorError):
+        _log.error("request %s: %s", request.state.request_id, error)
+        return error_response(InternalError("an error of this server; its log has the details"))
     if isinstance(error, MillraceError):
         return error_response(error)
     if isinstance(error, HTTPException):

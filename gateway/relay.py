@@ -18,6 +18,7 @@ from contract.errors import (
     EngineUnavailable,
     InternalError,
     MillraceError,
+    OperatorError,
     Overloaded,
     SpoolError,
     StorageFull,
@@ -61,6 +62,8 @@ class Relay:
             await _serve(worker, entry, scope, receive, reply)
         except ClientGone:
             _close(worker, entry, Status.ABORTED, reply.status)
+        except OperatorError:
+            await _defect(worker, entry, reply)
         except MillraceError as error:
             await _fail(worker, entry, reply, error)
         except asyncio.CancelledError:
@@ -69,8 +72,7 @@ class Relay:
             _close(worker, entry, Status.INTERRUPTED, reply.status or leaving.status, leaving.code)
             await _tell(reply, leaving)
         except Exception:
-            _log.exception("request %s", invocation)
-            await _fail(worker, entry, reply, InternalError("an error of this server; its log has the details"))
+            await _defect(worker, entry, reply)
         finally:
             scope["state"]["model"] = entry.model_label
 
@@ -211,9 +213,15 @@ def _read(entry: Entry, document: bytes) -> Members:
     return parts
 
 
+async def _defect(worker: Worker, entry: Entry, reply: Reply) -> None:
+    _log.exception("request %s", entry.invocation)
+    await _fail(worker, entry, reply, InternalError("an error of this server; its log has the details"))
+
+
 async def _fail(worker: Worker, entry: Entry, reply: Reply, error: MillraceError) -> None:
     """Records a request that ended badly, and tells the client in the way that is still open."""
-    refused = not reply.started and (error.status < 500 or entry.attempts == 0)
+    turned_away = error.status < 500 or (entry.attempts == 0 and isinstance(error, Overloaded))
+    refused = turned_away and not reply.started
     status = Status.REFUSED if refused else Status.FAILED
     _close(worker, entry, status, reply.status or error.status, error.code)
     await _tell(reply, error)

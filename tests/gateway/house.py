@@ -12,7 +12,9 @@ from typing import Any
 import uvicorn
 from openai import AsyncOpenAI
 
+from contract.database import open_database, projects
 from contract.records import AnyRecord, Decision, Feedback, Invocation, decode
+from contract.seed import DEFAULT_PROJECT, seed
 from contract.settings import Settings, parse_settings
 from gateway.app import create_app
 from gateway.keys import create_key
@@ -98,6 +100,7 @@ def read_spool(folder: Path) -> list[AnyRecord]:
 @contextlib.asynccontextmanager
 async def house(engine: FakeEngine, configured: Settings) -> AsyncIterator[House]:
     """Runs a gateway in this process, on a port of its own."""
+    secret = make_key(configured)
     app = create_app(configured)
     listener = bind(configured)
     config = uvicorn.Config(app, log_config=None, ws="none", http="httptools", timeout_graceful_shutdown=5)
@@ -107,25 +110,26 @@ async def house(engine: FakeEngine, configured: Settings) -> AsyncIterator[House
     if running.done():
         running.result()
     worker: Worker = app.state.worker
-    with worker.database.begin() as connection:
-        key = create_key(connection, "default", "test")
-    await until(lambda: key_works(worker, key.secret) and worker.routes.ready())
+    await until(worker.routes.ready)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        yield House(engine, configured, worker, url, key.secret, server)
+        yield House(engine, configured, worker, url, secret, server)
     finally:
         engine.release.set()
         server.should_exit = True
         await running
 
 
-def key_works(worker: Worker, secret: str) -> bool:
-    """Whether this worker knows the key already."""
-    try:
-        worker.keys.authenticate(f"Bearer {secret}", time.time_ns())
-    except Exception:
-        return False
-    return True
+def make_key(configured: Settings, project: str = DEFAULT_PROJECT) -> str:
+    """The secret of a new key of a project, which is made where there is none."""
+    database = open_database(configured.database_url)
+    with database.begin() as connection:
+        seed(connection, configured)
+        if project != DEFAULT_PROJECT:
+            connection.execute(projects.insert().values(id=project, name=project, created_ns=0))
+        secret = create_key(connection, project, "test").secret
+    database.dispose()
+    return secret
 
 
 async def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:

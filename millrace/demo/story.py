@@ -190,6 +190,9 @@ class Story:
         results = read_results(job, before.values(), after.values())
         self._teller.console.print(as_table(results))
         self._teller.say(verdict(results))
+        report = self._settings.installation.jobs / job.id / "report"
+        self._teller.say(f"reward curve: {report / 'reward.png'}")
+        self._teller.say(f"whole report: {report / 'report.html'}")
         for failure in failures[:5]:
             self._teller.say(f"failed: {failure}")
         return int(not is_above_all(results) or bool(failures))

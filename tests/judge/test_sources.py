@@ -53,8 +53,9 @@ async def read_all(source: Any, log: GrowingLog) -> list[int]:
     found: list[int] = []
     after = 0
     while True:
+        all_there = log.there >= len(log.rows)
         due = await source.due(after)
-        if log.there >= len(log.rows) and due.next == after and not due.more:
+        if all_there and due.next == after and not due.more:
             return found
         found, after = found + [answer.cursor for answer in due.answers], due.next
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+import sqlalchemy as sa
+
+from contract import prices
+from contract.changes import Follower
+from contract.database import aliases, projects
+from contract.seed import drift, seed
+from contract.settings import Settings, parse_settings
+
+
+def settings(price: str = "{input: 1, output: 2}", engine: str = "one", extra: str = "") -> Settings:
+    return parse_settings(
+        f"""
+engines:
+  - {{name: one, url: "http://h:1", base_model: b}}
+  - {{name: two, url: "http://h:2", base_model: b}}
+models:
+  triage: {{engine: {engine}, price: {price}}}
+{extra}"""
+    )
+
+
+def test_the_first_time_makes_what_the_file_names_and_tells_it(engine: sa.Engine) -> None:
+    follower = Follower(engine)
+    with engine.begin() as connection:
+        assert seed(connection, settings()) == [
+            "project default made", "model triage made, on engine one", "price of triage set",
+        ]  # fmt: skip
+        assert connection.scalars(sa.select(projects.c.id)).all() == ["default"]
+        price = prices.latest(connection, "triage")
+    assert price is not None
+    assert (price.input, price.cached_input, price.output) == (10**9, 10**9, 2 * 10**9)
+    assert {(change.topic, change.subject) for change in follower.poll()} == {
+        ("aliases", "triage"),
+        ("prices", "triage"),
+    }
+
+
+def test_the_second_time_changes_nothing(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        seed(connection, settings())
+    follower = Follower(engine)
+    with engine.begin() as connection:
+        assert seed(connection, settings()) == []
+        assert drift(connection, settings()) == []
+    assert follower.poll() == []
+
+
+def test_a_changed_price_is_a_new_version_from_now_on(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        seed(connection, settings(), now_ns=lambda: 100)
+        dearer = settings("{input: 1, cached_input: 0.5, output: 2}")
+        assert drift(connection, dearer) == [
+            "models.triage.price differs; the next start makes a new price version dated then"
+        ]
+        assert seed(connection, dearer, now_ns=lambda: 200) == ["price of triage set"]
+        book = prices.read_book(connection)
+    assert [book.at("triage", moment).cached_input for moment in (100, 199, 200)] == [10**9, 10**9, 5 * 10**8]
+
+
+def test_the_database_keeps_the_engine_and_the_target_of_an_alias(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        seed(connection, settings())
+        assert seed(connection, settings(engine="two")) == []
+        assert connection.execute(sa.select(aliases.c.engine)).scalar() == "one"
+        assert drift(connection, settings(engine="two")) == [
+            "models.triage.engine is two in the file, one in the database, which holds"
+        ]
+
+
+def test_drift_names_what_is_on_one_side_only(engine: sa.Engine) -> None:
+    new = settings(extra="  fresh: {engine: one, price: {input: 1, output: 2}}")
+    with engine.begin() as connection:
+        seed(connection, settings())
+        assert drift(connection, new) == ["models.fresh is in the file only; the next start makes it"]
+        assert drift(connection, parse_settings("")) == ["model triage is in the database only, and still served"]

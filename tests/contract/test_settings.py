@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.errors import SettingsError
+from contract.settings import load_settings, parse_settings
+
+WHOLE = """
+data_dir: somewhere
+gateway:
+  port: 9001
+engines:
+  - name: local
+    url: http://127.0.0.1:8100/
+    base_model: base
+  - name: far
+    url: http://10.0.0.1:8100
+    base_model: base
+models:
+  triage: {engine: local, price: {input: 0.15, output: "0.6"}}
+  plain: {engine: local, price: {input: 1, cached_input: 0.5, output: 2}}
+  elsewhere: {engine: far, price: {input: 1, output: 2}}
+log:
+  feedback:
+    label: {type: label, values: [good, bad]}
+graders:
+  exact: {type: string_check}
+judge:
+  live:
+    - {grader: exact, models: [triage], reference: label}
+loops:
+  learn:
+    model: triage
+    base: plain
+    data: {reference: label}
+    graders: [exact]
+    trigger: {new_rows: 100}
+"""
+
+
+def changed(old: str, new: str) -> str:
+    assert old in WHOLE
+    return WHOLE.replace(old, new)
+
+
+def refusal(text: str, **given: Any) -> str:
+    with pytest.raises(SettingsError) as refused:
+        parse_settings(text, "millrace.yaml", **given)
+    return str(refused.value)
+
+
+def test_everything_is_read_as_it_was_written() -> None:
+    settings = parse_settings(WHOLE)
+    assert settings.models["triage"].price.input == 150_000_000
+    assert settings.models["triage"].price.output == 600_000_000
+    assert settings.engine("local").base_url == "http://127.0.0.1:8100"
+    assert settings.loops["learn"].trigger.new_rows == 100
+
+
+def test_no_file_means_defaults() -> None:
+    settings = load_settings(None, environment={})
+    assert (settings.gateway.port, settings.data_dir) == (8080, Path("data"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  port: 9001", "  prot: 9001", "millrace.yaml:4: gateway.prot: 9001: is not a setting"),
+        ("  port: 9001", "  port: many", "millrace.yaml:4: gateway.port: 'many': Input should be a valid integer"),
+        ("  port: 9001", "  port: 70000", "millrace.yaml:4: gateway.port: 70000: Input should be less than"),
+        ("data_dir: somewhere", "telemetry: {}", "millrace.yaml:2: telemetry: {}: is not built yet; leave it out"),
+        ("data_dir: somewhere", "blobs: s3://b", "millrace.yaml:2: blobs: 's3://b': is not built yet"),
+        ("data_dir: somewhere", "database: postgresql://h/d", "millrace.yaml:2: database: 'postgresql://h/d': only"),
+        ("    base_model: base\n  - name: far", "  - name: far", "engines[0].base_model: is missing"),
+        ("name: far", "name: local", "millrace.yaml:9: engines[1].name: 'local' is the name of an earlier engine too"),
+        ("name: far", "name: 'a b'", "millrace.yaml:9: engines[1].name: 'a b': String should match"),
+        ("engine: far", "engine: gone", "models.elsewhere.engine: 'gone' is no engine; declared are far, local"),
+        ("input: 0.15", "input: -1", "models.triage.price.input: -1: -1 is not a finite amount"),
+        ("input: 0.15", "input: 0.1234567891", "finer than a nano-dollar"),
+        ("grader: exact", "grader: gone", "judge.live[0].grader: 'gone' is no grader; declared are exact"),
+        ("models: [triage]", "models: [gone]", "judge.live[0].models[0]: 'gone' is no model"),
+        ("reference: label}\nloops", "reference: gone}\nloops", "live[0].reference: 'gone' is no feedback metric"),
+        ("model: triage", "model: gone", "loops.learn.model: 'gone' is no model"),
+        ("base: plain", "base: gone", "loops.learn.base: 'gone' is no model"),
+        ("base: plain", "base: elsewhere", "loops.learn.base: 'elsewhere' is on engine far, the model on local"),
+        ("data: {reference: label}", "data: {reference: gone}", "loops.learn.data.reference: 'gone' is no feedback"),
+        ("graders: [exact]", "graders: [exact, gone]", "loops.learn.graders[1]: 'gone' is no grader"),
+        ("graders: [exact]", "graders: []", "loops.learn.graders: []: List should have at least 1 item"),
+        ("new_rows: 100", "", "loops.learn.trigger: {}: a trigger needs new_rows or every"),
+        ("new_rows: 100", "every: soon", "loops.learn.trigger.every: 'soon': a duration is a number with a unit"),
+        ("trigger: {new_rows: 100}", "trigger: {new_rows: 1}\n    canary: {}", "learn.canary: {}: is not built yet"),
+        ("url: http://10", "url: ftp://10", "engines[1].url: 'ftp://10.0.0.1:8100': must start with http://"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_its_value_and_its_line(old: str, new: str, said: str) -> None:
+    message = refusal(changed(old, new))
+    assert said in message
+    assert message.startswith("millrace.yaml:"), message
+
+
+def test_every_fault_is_told_at_once() -> None:
+    message = refusal("gateway: {port: x, hots: y}\nlog: {port: -1}\n")
+    assert [line.split(":")[2].strip() for line in message.splitlines()] == ["gateway.port", "gateway.hots", "log.port"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gateway:\n  port: 1\n  port: 2\n", "millrace.yaml:3: gateway.port is given twice"),
+        ("models:\n  a: {engine: e}\n  a: {engine: f}\n", "millrace.yaml:3: models.a is given twice"),
+        ("gateway: [1\n", "millrace.yaml:2: this is not YAML"),
+        ("- a\n", "the settings must be a mapping"),
+        ("just text", "the settings must be a mapping"),
+    ],
+)
+def test_a_file_that_is_not_a_mapping_of_single_keys_is_refused(text: str, said: str) -> None:
+    assert said in refusal(text)
+
+
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_default() -> None:
+    environment = {"MILLRACE_GATEWAY__PORT": "9002", "MILLRACE_LOG__PORT": "9102", "UNRELATED": "x"}
+    flags = {"gateway.port": 9003, "gateway.host": None}
+    settings = parse_settings(WHOLE, flags=flags, environment=environment)
+    assert (settings.gateway.port, settings.log.port, settings.judge.port) == (9003, 9102, 8092)
+    assert parse_settings(WHOLE, environment=environment).gateway.port == 9002
+    assert parse_settings(WHOLE).gateway.port == 9001
+    assert parse_settings("").gateway.port == 8080
+
+
+def test_a_bad_environment_variable_or_flag_is_named_as_such() -> None:
+    assert refusal("", environment={"MILLRACE_GATEWAY__PORT": "x"}).startswith(
+        "environment MILLRACE_GATEWAY__PORT: gateway.port: 'x': Input should be a valid integer"
+    )
+    assert "environment MILLRACE_NONSENSE: nonsense: 1: is not a setting" in refusal(
+        "", environment={"MILLRACE_NONSENSE": "1"}
+    )
+    assert refusal("", flags={"log.spool.max_bytes": "1 mile"}).startswith(
+        "flag --log-spool-max-bytes: log.spool.max_bytes: '1 mile': a size is a whole number with a unit"
+    )
+    assert "models is a list or a value" in refusal("models: 5", environment={"MILLRACE_MODELS__A__ENGINE": "e"})
+
+
+def test_variables_that_are_no_settings_are_left_alone() -> None:
+    assert parse_settings("", environment={"MILLRACE_SECRET": "ab", "MILLRACE_API_KEY": "mr-x"}).gateway.port == 8080
+
+
+def test_a_relative_data_dir_lies_beside_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "millrace.yaml"
+    file.write_text("data_dir: here\n")
+    assert load_settings(file, environment={}).data_dir == tmp_path / "here"
+    file.write_text("data_dir: /elsewhere\n")
+    assert load_settings(file, environment={}).data_dir == Path("/elsewhere")
+    with pytest.raises(SettingsError, match=r"cannot read the settings file .*gone.yaml: No such file"):
+        load_settings(tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("30s", 30.0), ("1.5m", 90.0), ("2h", 7200.0), ("1d", 86400.0), ("7", None)]
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    document = f"gateway: {{drain_timeout: '{text}'}}"
+    if seconds is None:
+        assert "a duration is a number with a unit" in refusal(document)
+    else:
+        assert parse_settings(document).gateway.drain_timeout == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("64MiB", 2**26), ("2 GiB", 2**31), ("5MB", 5 * 10**6), ("2097152", 2**21), ("1.5GiB", None)]
+)
+def test_sizes(text: str, size: int | None) -> None:
+    document = f"log: {{spool: {{max_bytes: '{text}'}}}}"
+    if size is None:
+        assert "a size is a whole number with a unit" in refusal(document)
+    else:
+        assert parse_settings(document).log.spool.max_bytes == size
+
+
+def test_settings_do_not_change_after_loading() -> None:
+    settings = parse_settings(WHOLE)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.gateway.port = 1

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From labelled answers in the log to a dataset: each prompt once, one right answer, split so that nothing leaks.
+
+A row is a prompt that the application sent and the answer that its user called right. Rows of one conversation (or,
+without one, of one user; without either, of one prompt) stay together on one side of the split. The side is a hash
+of that group's name, so it does not change from job to job: what was held out once is never trained on later.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.errors import DatasetError
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt, its right answer, and what may not be torn apart."""
+
+    id: str
+    messages: list[Message]
+    reference: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a job trains on and what it is measured on; ``dropped`` counts rows left out, by reason."""
+
+    train: list[Row]
+    heldout: list[Row]
+    labels: list[str]
+    dropped: dict[str, int]
+    digest: str
+
+
+def build(
+    labelled: Iterable[Mapping[str, Any]],
+    *,
+    holdout: float,
+    min_rows: int,
+    max_rows: int | None = None,
+    max_prompt_tokens: int | None = None,
+    count_tokens: Callable[[list[Message]], int] = lambda _messages: 0,
+) -> Dataset:
+    """The dataset in labelled answers, oldest first, as `LoggerClient.labelled` gives them.
+
+    Raises:
+        DatasetError: fewer than ``min_rows`` usable rows, a side of the split without rows, or only one label.
+    """
+    dropped: Counter[str] = Counter()
+    rows = _resolve(_read(labelled, dropped), dropped)
+    if max_prompt_tokens is not None:
+        short = [row for row in rows if count_tokens(row.messages) <= max_prompt_tokens]
+        dropped["prompt too long"] += len(rows) - len(short)
+        rows = short
+    if max_rows is not None:
+        dropped["over max_rows"] += max(0, len(rows) - max_rows)
+        rows = rows[-max_rows:]
+    labels = sorted({row.reference for row in rows})
+    train = [row for row in rows if _position(row.group) >= holdout]
+    heldout = [row for row in rows if _position(row.group) < holdout]
+    _check(rows, train, heldout, labels, min_rows, dropped)
+    return Dataset(train, heldout, labels, {k: n for k, n in dropped.items() if n}, digest_of(train, heldout))
+
+
+def normalised(messages: Sequence[Message]) -> str:
+    """The prompt as compared for repeats: Unicode NFKC, case and runs of white space do not matter."""
+    texts = [f"{message['role']}: {message['content']}" for message in messages]
+    return "\n".join(" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)
+
+
+def digest_of(train: Sequence[Row], heldout: Sequence[Row]) -> str:
+    """SHA-256 in hex over both sides, in order."""
+    digest = hashlib.sha256()
+    for side, rows in (("train", train), ("heldout", heldout)):
+        for row in rows:
+            digest.update(f"{side} {json.dumps(asdict(row), sort_keys=True)}\n".encode())
+    return digest.hexdigest()
+
+
+def write(dataset: Dataset, folder: Path) -> None:
+    """`train.jsonl`, `heldout.jsonl` and `dataset.json` in ``folder``, which is whole from its first moment."""
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for side, rows in (("train", dataset.train), ("heldout", dataset.heldout)):
+        (fresh / f"{side}.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    facts = {"labels": dataset.labels, "dropped": dataset.dropped, "digest": dataset.digest}
+    (fresh / "dataset.json").write_text(json.dumps(facts, indent=2))
+    fresh.replace(folder)
+
+
+def read(folder: Path) -> Dataset:
+    """What `write` wrote.
+
+    Raises:
+        DatasetError: the rows are not those that the digest was taken of.
+    """
+    facts = json.loads((folder / "dataset.json").read_text())
+    train, heldout = (
+        [Row(**json.loads(line)) for line in (folder / f"{side}.jsonl").read_text().splitlines()]
+        for side in ("train", "heldout")
+    )
+    if digest_of(train, heldout) != facts["digest"]:
+        raise DatasetError(f"the rows under {folder} are not the ones that were written there; remove the job's folder")
+    return Dataset(train, heldout, facts["labels"], facts["dropped"], facts["digest"])
+
+
+def _read(labelled: Iterable[Mapping[str, Any]], dropped: Counter[str]) -> list[Row]:
+    rows = []
+    for found in labelled:
+        messages, reference = found["messages"], found["reference"]
+        if not messages or not all(isinstance(message.get("content"), str) for message in messages):
+            dropped["prompt is not plain text"] += 1
+        elif not isinstance(reference, str) or not reference.strip():
+            dropped["label is not a text"] += 1
+        else:
+            plain = [{"role": str(message["role"]), "content": message["content"]} for message in messages]
+            group = found.get("conversation") or found.get("user") or normalised(plain)
+            rows.append(Row(found["invocation"], plain, reference.strip(), str(group)))
+    return rows
+
+
+def _resolve(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
+    """Each prompt once, in the place of its first row, with the label that most of its rows carry; ties go."""
+    by_prompt: dict[str, list[Row]] = {}
+    for row in rows:
+        by_prompt.setdefault(normalised(row.messages), []).append(row)
+    kept = []
+    for same in by_prompt.values():
+        votes = Counter(row.reference for row in same).most_common(2)
+        if len(votes) == 2 and votes[0][1] == votes[1][1]:
+            dropped["labels contradict each other"] += len(same)
+            continue
+        dropped["repeated prompt"] += len(same) - 1
+        kept.append(next(row for row in same if row.reference == votes[0][0]))
+    return kept
+
+
+def _position(group: str) -> float:
+    """Where a group falls in [0, 1), the same in every job."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+
+
+def _check(
+    rows: Sequence[Row],
+    train: Sequence[Row],
+    heldout: Sequence[Row],
+    labels: Sequence[str],
+    min_rows: int,
+    dropped: Counter[str],
+) -> None:
+    left_out = "; ".join(f"{count} left out: {reason}" for reason, count in sorted(dropped.items()) if count)
+    if len(rows) < min_rows:
+        raise DatasetError(
+            f"{len(rows)} usable labelled rows; the loop wants min_rows = {min_rows}"
+            + (f" ({left_out})" * bool(left_out))
+        )
+    if len(labels) < 2:
+        raise DatasetError(f"every one of the {len(rows)} rows has the label {labels[0]!r}: there is nothing to learn")
+    if not train or not heldout:
+        raise DatasetError(
+            f"the split left {len(train)} rows to train on and {len(heldout)} held out: "
+            "too few conversations, users or prompts; change data.holdout or wait for more"
+        )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model answers on the held-out rows: by its own greedy choice, and held to the labels.
+
+Apart from the reward on purpose: an answer counts here when it is the reference word for word after white space at
+its ends is taken off, whatever the graders say.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from judge.statistics import Share, recall_per_class
+from trainer.dataset import Message, Row
+from trainer.rollout import sample
+from trainer.shared_prompt import Ids, completion_logprobs
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One entry per held-out row, in order: the greedy answer, and the label that the model finds likeliest."""
+
+    greedy: list[str]
+    constrained: list[str]
+
+    def as_json(self) -> dict[str, list[str]]:
+        """For a file that `Answers(**…)` reads back."""
+        return asdict(self)
+
+
+def encode_prompt(tokenizer: Any, messages: list[Message]) -> Ids:
+    """The token ids that the engine sees for these messages."""
+    return tuple(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+
+
+def answer(
+    model: nn.Module,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    max_new_tokens: int,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> Answers:
+    """Asks the model each row; on the CPU a few rows share one pass, common prefixes computed once."""
+    was_training = model.training
+    model.eval()
+    eos = _eos_ids(model, tokenizer)
+    words = [tuple(tokenizer(label, add_special_tokens=False).input_ids) for label in labels]
+    greedy: list[str] = []
+    constrained: list[str] = []
+    with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, torch.bfloat16, _is_bf16(model)):
+        for first in range(0, len(rows), BATCH):
+            prompts = [encode_prompt(tokenizer, row.messages) for row in rows[first : first + BATCH]]
+            drawn = sample(model, prompts, generations=1, max_new_tokens=max_new_tokens, eos_ids=eos, temperature=0)
+            greedy += [tokenizer.decode(tokens, skip_special_tokens=True).strip() for (tokens,) in drawn]
+            logps, _ = completion_logprobs(model, [p for p in prompts for _ in words], words * len(prompts))
+            best = logps.sum(1).view(len(prompts), len(words)).argmax(1).tolist()
+            constrained += [labels[index] for index in best]
+            progress(len(greedy))
+    model.train(was_training)
+    return Answers(greedy, constrained)
+
+
+def figures(answers: Answers, rows: Sequence[Row], confidence: float) -> dict[str, Any]:
+    """Exact-word share, constrained share and recall per class, each with its Wilson interval."""
+    references = [row.reference for row in rows]
+    return {
+        "exact": share(correct(answers.greedy, references), confidence),
+        "constrained": share(correct(answers.constrained, references), confidence),
+        "recall": {
+            label: _figures(found, confidence) for label, found in recall_per_class(answers.greedy, references).items()
+        },
+        "mean_length": sum(map(len, answers.greedy)) / len(rows),
+    }
+
+
+def largest_class(rows: Sequence[Row], confidence: float) -> dict[str, Any]:
+    """The share of the commonest label: what always giving the same answer would reach."""
+    label, hits = Counter(row.reference for row in rows).most_common(1)[0]
+    return {"label": label, **_figures(Share(hits, len(rows)), confidence)}
+
+
+def correct(answers: Sequence[str], references: Sequence[str]) -> list[bool]:
+    """Row by row, whether the answer is the reference."""
+    return [given == right for given, right in zip(answers, references, strict=True)]
+
+
+def share(hits: Sequence[bool], confidence: float) -> dict[str, Any]:
+    """A share with its interval, as it stands in reports: hits, total, value, low, high."""
+    return _figures(Share(sum(hits), len(hits)), confidence)
+
+
+def _figures(found: Share, confidence: float) -> dict[str, Any]:
+    low, high = found.interval(confidence)
+    return {"hits": found.hits, "total": found.total, "value": found.value, "low": low, "high": high}
+
+
+def _eos_ids(model: nn.Module, tokenizer: Any) -> set[int]:
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several = configured if isinstance(configured, list) else [configured]
+    return {int(token) for token in [*several, tokenizer.eos_token_id] if token is not None}
+
+
+def _is_bf16(model: nn.Module) -> bool:
+    return any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())

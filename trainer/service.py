@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`millrace serve trainer`: starts jobs when their loops are due, runs them one at a time, shows how they are."""
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import sqlalchemy as sa
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from contract import leases
+from contract.database import job_events, open_database, reading
+from contract.database import jobs as job_table
+from contract.errors import MillraceError, OperatorError
+from contract.ids import new_id
+from contract.records import Decision
+from contract.settings import Loop, Settings, TrainerSettings
+from judge.graders import build_graders
+from logger.client import LoggerClient
+from logger.spool import Spool, claim_producer
+from trainer import jobs
+from trainer.jobs import Job, JobState
+from trainer.metrics import TrainerMetrics
+from trainer.schedule import Evidence, due
+from trainer.worker import Worker, default_command
+
+LEASE = "scheduler"
+LEASE_SECONDS = 15.0
+POLL_SECONDS = 1.0
+ROLE = "scheduler"
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, config: Path, overrides: Sequence[str] = ()) -> None:
+    """Schedules and runs jobs until SIGTERM or SIGINT.
+
+    Raises:
+        OperatorError: a grader of the settings cannot be built, the port is taken, or spool or database cannot be used.
+    """
+    build_graders({name: settings.graders[name] for loop in settings.loops.values() for name in loop.graders})
+    producer = claim_producer(settings.installation.spool, ROLE)
+    try:
+        with closing(Spool(producer, settings.log.spool)) as spool:
+            holder = f"{socket.gethostname()}/{producer.name}"
+            asyncio.run(_serve(settings, spool, holder, default_command(config.absolute(), overrides)))
+    finally:
+        producer.release()
+
+
+async def _serve(settings: Settings, spool: Spool, holder: str, command: Sequence[str]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    database = open_database(settings.database_url)
+    metrics = TrainerMetrics()
+    worker = Worker(database, settings.installation, command)
+    try:
+        async with LoggerClient(settings.log.url, settings.installation.token("logger")) as client:
+            runner = await _listen(application(metrics), settings.trainer)
+            try:
+                await Scheduler(settings, database, client, spool, worker, metrics, holder).run(stop)
+            finally:
+                await worker.stop()
+                await runner.cleanup()
+    finally:
+        database.dispose()
+
+
+class Scheduler:
+    """The loop of the service; each `step` is one look at everything."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: sa.Engine,
+        client: LoggerClient,
+        spool: Spool,
+        worker: Worker,
+        metrics: TrainerMetrics,
+        holder: str,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._client = client
+        self._spool = spool
+        self._worker = worker
+        self._metrics = metrics
+        self._holder = holder
+        self._first_seen: dict[str, int] = {}
+        self._skipped: dict[str, int] = {}
+        self._events_seen = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Steps until ``stop`` is set. A logger that does not answer is waited for; a database error is not hidden."""
+        while not stop.is_set():
+            try:
+                await self.step()
+            except MillraceError as error:
+                log.warning("the trainer waits: %s", error)
+            try:
+                await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+            except TimeoutError:
+                continue
+        with self._database.begin() as connection:
+            leases.release(connection, LEASE, self._holder)
+
+    async def step(self) -> None:
+        """Looks after the child, shows its steps, starts what waits, and makes the jobs that are due."""
+        held = self._hold()
+        self._metrics.active.set(held)
+        if not held:
+            return
+        await self._tend()
+        self._show()
+        for name, loop in self._settings.loops.items():
+            await self._consider(name, loop)
+
+    async def _tend(self) -> None:
+        code = await self._worker.reap()
+        with reading(self._database) as connection:
+            waiting = jobs.in_states(connection, [JobState.RUNNING, JobState.QUEUED])
+        if code is not None and code < 0 and waiting:
+            self._metrics.restarts.labels(waiting[0].loop).inc()
+        if waiting and not self._worker.busy:
+            # A running job comes first: its process was killed, or an earlier trainer was stopped in its middle.
+            await self._worker.start(min(waiting, key=lambda job: job.status is not JobState.RUNNING))
+
+    async def _consider(self, name: str, loop: Loop) -> None:
+        with reading(self._database) as connection:
+            latest = jobs.latest(connection, name)
+        evidence = await self._evidence(name, loop, latest)
+        self._metrics.new_rows.labels(name).set(evidence.new_rows)
+        decision = due(loop, latest, evidence, time.time_ns())
+        if decision.start:
+            with self._database.begin() as connection:
+                job = jobs.create(
+                    connection, loop=name, alias=loop.model, base=loop.base, spec=loop.model_dump(mode="json"),
+                    cursor=evidence.cursor,
+                )  # fmt: skip
+            self._decide("start_job", job.id, loop, decision.reason or "", evidence)
+        elif decision.reason is not None and self._skipped.get(name) != evidence.cursor:
+            self._skipped[name] = evidence.cursor
+            self._decide("skip_run", name, loop, decision.reason, evidence)
+
+    async def _evidence(self, name: str, loop: Loop, latest: Job | None) -> Evidence:
+        after = latest.cursor if latest else 0
+        chosen = {"metadata": loop.data.filter.metadata, "finish_reasons": loop.data.filter.finish_reasons}
+        new = await self._client.count_labelled(loop.model, loop.data.reference, after, **chosen)  # type: ignore[arg-type]  # both keys have their parameter's type
+        old = await self._client.count_labelled(loop.model, loop.data.reference, 0, **chosen) if after else new  # type: ignore[arg-type]  # as above
+        since = latest.created_ns if latest else self._first_seen.setdefault(name, time.time_ns())
+        return Evidence(new.rows, old.rows, new.cursor, since)
+
+    def _show(self) -> None:
+        """Takes the steps of running jobs from their events into the metrics."""
+        query = sa.select(job_events.c.seq, job_table.c.loop, job_events.c.data).join(job_table)
+        query = query.where(job_events.c.type == "metrics", job_events.c.seq > self._events_seen)
+        states = sa.select(job_table.c.status, sa.func.count()).group_by(job_table.c.status)
+        with reading(self._database) as connection:
+            found = connection.execute(query.order_by(job_events.c.seq)).all()
+            counted = Counter({JobState(status): count for status, count in connection.execute(states).tuples()})
+        for row in found:
+            self._events_seen = row.seq
+            self._metrics.observe(row.loop, row.data["step"], row.data["metrics"])
+        self._metrics.count(counted)
+
+    def _decide(self, action: str, subject: str, loop: Loop, reason: str, evidence: Evidence) -> None:
+        figures = {"new_rows": evidence.new_rows, "all_rows": evidence.all_rows, "cursor": evidence.cursor}
+        log.info("%s %s: %s", action, subject, reason)
+        self._spool.append(
+            Decision(
+                id=new_id("dec"), time=time.time_ns(), action=action, subject=subject, reason=reason,
+                figures=json.dumps(figures), alias=loop.model,
+            )
+        )  # fmt: skip
+
+    def _hold(self) -> bool:
+        with self._database.begin() as connection:
+            return leases.hold(connection, LEASE, self._holder, LEASE_SECONDS)
+
+
+def application(metrics: TrainerMetrics) -> web.Application:
+    """The trainer's own HTTP server."""
+
+    async def health(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def show_metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/health", health), web.get("/metrics", show_metrics)])
+    return app
+
+
+async def _listen(app: web.Application, settings: TrainerSettings) -> web.AppRunner:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise OperatorError(
+            f"cannot listen on {settings.host}:{settings.port} (trainer.host, trainer.port): {error.strerror}"
+        ) from error
+    log.info("the trainer listens on %s", ", ".join(f"{host}:{port}" for host, port, *_ in runner.addresses))
+    return runner

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job does, stage by stage."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from contract import registry
+from contract.database import reading
+from contract.ids import new_id
+from contract.records import Charge, Decision, TrainingStep
+from contract.registry import State, Version
+from contract.settings import Loop, Settings
+from judge.graders import build_grader
+from logger.client import LoggerClient
+from logger.spool import Spool
+from trainer import dataset, evaluate, gate, jobs, report
+from trainer.base_model import served_weights
+from trainer.dataset import Dataset
+from trainer.evaluate import Answers
+from trainer.jobs import Job
+from trainer.learning import Step, learn
+from trainer.publish import publish
+from trainer.rewards import Reward
+from trainer.stages import Stages, Stopwatch
+
+
+class Work:
+    """One job from its rows in the log to a published version."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        job: Job,
+        database: sa.Engine,
+        spool: Spool,
+        check: Callable[[], None],
+        say: Callable[[str], None] = lambda line: print(line, flush=True),
+    ) -> None:
+        """``check`` raises when the job is no longer ours; it is asked before anything is written down."""
+        self._settings = settings
+        self._job = job
+        self._loop = Loop.model_validate(job.spec)
+        self._database = database
+        self._spool = spool
+        self._check = check
+        self._say = say
+        self._stages = Stages(settings.installation.jobs / job.id)
+        self._folder = self._stages.folder
+
+    def run(self) -> None:
+        """Every stage that is not done yet; ends the job well.
+
+        Raises:
+            MillraceError: the job cannot go on; the message says why.
+        """
+        torch.set_num_threads(self._settings.trainer.threads or os.cpu_count() or 1)
+        stopwatch = Stopwatch(self._folder / "seconds.json", time.monotonic)
+        baseline = self._stages.run("baseline", self._baseline)
+        learned = self._stages.run("learned", lambda: self._learn(stopwatch))
+        candidate = self._stages.run("candidate", lambda: self._answers("candidate", self._folder / "adapter"))
+        incumbent = self._stages.run("incumbent", self._incumbent)
+        figures = self._stages.run("figures", lambda: self._figures(baseline, learned, candidate, incumbent))
+        report.write(self._folder / "report", figures, learned["curve"])
+        version = self._publish(figures, incumbent["version"])
+        figures["version"] = version.id
+        report.write(self._folder / "report", figures, learned["curve"])
+        stopwatch.note()
+        self._charge(stopwatch.seconds)
+        self._check()
+        with self._database.begin() as connection:
+            jobs.event(connection, self._job.id, f"The job has completed; {version.id} is published")
+            jobs.succeed(connection, self._job.id, version.id, figures)
+        self._say(f"job {self._job.id} succeeded: {version.id}; report in {self._folder / 'report' / 'report.html'}")
+
+    @cached_property
+    def _rows(self) -> Dataset:
+        folder = self._folder / "dataset"
+        if not folder.exists():
+            data = self._loop.data
+            labelled = asyncio.run(self._labelled())
+            rows = dataset.build(
+                labelled,
+                holdout=data.holdout,
+                min_rows=data.min_rows,
+                max_rows=data.max_rows,
+                max_prompt_tokens=self._loop.training.max_prompt_tokens,
+                count_tokens=lambda messages: len(evaluate.encode_prompt(self._tokenizer, messages)),
+            )
+            dataset.write(rows, folder)
+            left_out = "".join(f", {count} left out ({reason})" for reason, count in rows.dropped.items())
+            self._tell(
+                f"Dataset {rows.digest[:12]}: {len(rows.train)} rows to train on, {len(rows.heldout)} held out, "
+                f"labels {', '.join(rows.labels)}{left_out}"
+            )
+        return dataset.read(folder)
+
+    async def _labelled(self) -> list[dict[str, Any]]:
+        log = LoggerClient(self._settings.log.url, self._settings.installation.token("logger"))
+        async with log:
+            table = await log.labelled_arrow(
+                self._loop.model,
+                self._loop.data.reference,
+                until=self._job.cursor,
+                metadata=self._loop.data.filter.metadata,
+                finish_reasons=self._loop.data.filter.finish_reasons,
+            )
+        parsed = [
+            {**row, "messages": json.loads(row["messages"]), "reference": json.loads(row["reference"])}
+            for row in table.to_pylist()
+        ]
+        return parsed
+
+    @cached_property
+    def _weights(self) -> str:
+        engine = self._settings.engine(self._settings.models[self._loop.base].engine)
+        found = self._stages.run("base", lambda: {"weights": asyncio.run(served_weights(engine))})
+        return str(found["weights"])
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(self._weights)
+
+    def _model(self, adapter: Path | None = None) -> nn.Module:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(self._weights, dtype="auto")
+        if torch.cuda.is_available():
+            model = model.cuda()
+        return model if adapter is None else PeftModel.from_pretrained(model, str(adapter))
+
+    def _baseline(self) -> dict[str, Any]:
+        rows = self._rows
+        found = self._answers("base", None)
+        shares = evaluate.figures(Answers(**found["answers"]), rows.heldout, self._loop.gate.confidence)
+        self._tell(
+            f"Base model on {len(rows.heldout)} held-out rows: {shares['exact']['value']:.1%} exact word, "
+            f"{shares['constrained']['value']:.1%} held to the labels"
+        )
+        return found
+
+    def _answers(self, who: str, adapter: Path | None) -> dict[str, Any]:
+        rows = self._rows
+        found = evaluate.answer(
+            self._model(adapter),
+            self._tokenizer,
+            rows.heldout,
+            rows.labels,
+            self._loop.training.max_completion_tokens,
+            lambda done: self._say(f"evaluating {who}: {done}/{len(rows.heldout)}"),
+        )
+        return {"answers": found.as_json()}
+
+    def _learn(self, stopwatch: Stopwatch) -> dict[str, Any]:
+        reward = Reward([build_grader(name, self._settings.graders[name]) for name in self._loop.graders])
+
+        def on_step(step: Step) -> None:
+            self._check()
+            stopwatch.note()
+            self._note(step)
+
+        steps = learn(
+            self._model(), self._tokenizer, self._rows.train, reward, self._loop.training, self._folder, on_step
+        )
+        return {
+            "curve": [{"step": step.number, **step.metrics} for step in steps],
+            "failed_grades": dict(reward.failures),
+        }
+
+    def _incumbent(self) -> dict[str, Any]:
+        with reading(self._database) as connection:
+            live = registry.all_versions(connection, alias=self._loop.model, states=[State.LIVE])
+        if not live:
+            return {"version": None, "answers": None}
+        return {"version": live[-1].id, **self._answers(live[-1].id, Path(live[-1].path))}
+
+    def _figures(
+        self, baseline: dict[str, Any], learned: dict[str, Any], candidate: dict[str, Any], incumbent: dict[str, Any]
+    ) -> dict[str, Any]:
+        rows, rules = self._rows, self._loop.gate
+        shares = {
+            name: None
+            if found["answers"] is None
+            else evaluate.figures(Answers(**found["answers"]), rows.heldout, rules.confidence)
+            for name, found in (("base", baseline), ("candidate", candidate), ("incumbent", incumbent))
+        }
+        assert shares["base"] is not None and shares["candidate"] is not None  # only an incumbent may be missing
+        largest = evaluate.largest_class(rows.heldout, rules.confidence)
+        verdict = gate.decide(rules, shares["candidate"], shares["base"], largest, self._paired(candidate, incumbent))
+        return {
+            "job": self._job.id,
+            "loop": self._job.loop,
+            "alias": self._loop.model,
+            "base_model": self._loop.base,
+            "version": None,
+            "incumbent_version": incumbent["version"],
+            "confidence": rules.confidence,
+            "heldout_rows": len(rows.heldout),
+            "largest_class": largest,
+            **shares,
+            "gate": asdict(verdict),
+            "training": {**self._loop.training.model_dump(), "graders": ", ".join(self._loop.graders)},
+            "training_seconds": round(sum(point["seconds"] for point in learned["curve"]), 1),
+            "failed_grades": learned["failed_grades"],
+            "dataset": {
+                "digest": rows.digest,
+                "train_rows": len(rows.train),
+                "heldout_rows": len(rows.heldout),
+                "labels": ", ".join(rows.labels),
+                **{f"left out: {reason}": count for reason, count in rows.dropped.items()},
+            },
+        }
+
+    def _paired(self, candidate: dict[str, Any], incumbent: dict[str, Any]) -> tuple[list[bool], list[bool]] | None:
+        if incumbent["answers"] is None:
+            return None
+        references = [row.reference for row in self._rows.heldout]
+        first, second = (
+            evaluate.correct(Answers(**found["answers"]).greedy, references) for found in (candidate, incumbent)
+        )
+        return first, second
+
+    def _publish(self, figures: dict[str, Any], incumbent: str | None) -> Version:
+        engine = self._settings.engine(self._settings.models[self._loop.model].engine)
+        graders = {name: build_grader(name, self._settings.graders[name]).version for name in self._loop.graders}
+        manifest = {
+            **{name: figures[name] for name in ("job", "loop", "alias", "gate", "training", "dataset")},
+            "base": engine.base_model,
+            "parent": None,
+            "replaces": incumbent,
+            "graders": graders,
+            "code_version": importlib.metadata.version("millrace"),
+            "report": {name: figures[name] for name in ("heldout_rows", "largest_class", "base", "candidate")},
+        }
+        self._check()
+        with self._database.begin() as connection:
+            version = publish(
+                connection,
+                self._folder / "adapter",
+                alias=self._loop.model,
+                engine=engine.name,
+                base=engine.base_model,
+                job=self._job.id,
+                parent=None,
+                max_rank=engine.launch.max_lora_rank if engine.launch else self._loop.training.lora_rank,
+                manifest=manifest,
+                installation=self._settings.installation,
+            )
+        self._decide(version, figures["gate"])
+        return version
+
+    def _decide(self, version: Version, verdict: dict[str, Any]) -> None:
+        action = "admit" if verdict["admitted"] else "refuse"
+        self._tell(f"Gate: {action} {version.id}: {verdict['reason']}")
+        self._spool.append(
+            Decision(
+                id=new_id("dec"), time=time.time_ns(), action=action, subject=version.id, reason=verdict["reason"],
+                figures=json.dumps(verdict["figures"]), alias=version.alias,
+            )
+        )  # fmt: skip
+
+    def _note(self, step: Step) -> None:
+        self._spool.append(
+            TrainingStep(
+                id=new_id("step"), time=time.time_ns(), job=self._job.id, step=step.number, total_steps=step.total,
+                metrics=json.dumps(step.metrics),
+            )
+        )  # fmt: skip
+        data = {"step": step.number, "total_steps": step.total, "metrics": step.metrics}
+        with self._database.begin() as connection:
+            jobs.event(connection, self._job.id, step.line(), kind="metrics", data=data)
+        self._say(step.line())
+
+    def _charge(self, seconds: float) -> None:
+        trainer = self._settings.trainer
+        amount = round(trainer.price_per_hour * seconds / 3600)
+
+        def charge() -> dict[str, Any]:
+            self._spool.append(
+                Charge(
+                    id=f"charge_{self._job.id}", time=time.time_ns(), project=trainer.project, category="training",
+                    amount=amount, seconds=round(seconds), job=self._job.id, description=f"training {self._loop.model}",
+                )
+            )  # fmt: skip
+            return {"amount": amount, "seconds": seconds}
+
+        self._stages.run("charge", charge)
+
+    def _tell(self, message: str) -> None:
+        self._check()
+        with self._database.begin() as connection:
+            jobs.event(connection, self._job.id, message)
+        self._say(message)

@@ -16,6 +16,7 @@ from gateway import metrics as gateway
 from judge.metrics import JudgeMetrics
 from logger.health import Health
 from logger.store import Store
+from trainer.metrics import TrainerMetrics
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 RULES = DASHBOARDS / "rules" / "millrace.yml"
@@ -52,13 +53,14 @@ def dashboards_metrics() -> set[str]:
 
 
 def service_metrics(folder: Path) -> set[str]:
-    """Every metric that gateway, logger and judge can show; ``folder`` takes an empty store."""
+    """Every metric that gateway, logger, judge and trainer can show; ``folder`` takes an empty store."""
     store = Store(folder / "log.duckdb", StoreSettings())
     try:
         logger = [*Health("both", [], store).collect()]
     finally:
         store.close()
-    found = {*_names(logger), *_names(JudgeMetrics().registry.collect())}
+    registries = (JudgeMetrics().registry, TrainerMetrics().registry)
+    found = {*_names(logger), *(name for registry in registries for name in _names(registry.collect()))}
     for kind, declared in (("counter", gateway.COUNTERS), ("histogram", gateway.HISTOGRAMS), ("gauge", gateway.GAUGES)):
         found |= {gateway.PREFIX + metric.name + suffix for metric in declared for suffix in _SUFFIXES.get(kind, ("",))}
     return found

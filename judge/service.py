@@ -30,6 +30,7 @@ def serve(settings: Settings) -> None:
     Raises:
         OperatorError: the settings ask for what cannot be done, the port is taken, or spool or database cannot be used.
     """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     plan = assignments(settings)
     producer = claim_producer(settings.installation.spool, ROLE)
     try:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from contract.settings import EngineLaunch, parse_settings
+from contract.settings import EngineLaunch, load_settings, parse_settings
 from millrace.engine import command
 from tests.helm.rendering import (
     AS_LITTLE_AS_POSSIBLE,
@@ -70,15 +72,6 @@ def test_the_services_listen_where_their_probes_and_services_look() -> None:
         service = one(found, "Service", component)
         assert service["spec"]["ports"][0]["targetPort"] == "http"
         assert {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe")} == {"/health"}
-
-
-def test_the_logger_alone_listens_on_every_address_under_the_name_that_others_call() -> None:
-    environment = {
-        name: [each for each in spec["containers"][0].get("env", []) if each["name"] == "MILLRACE_LOG__HOST"]
-        for name, spec in pods(objects())
-    }
-    assert [name for name, found in environment.items() if found] == ["demo-millrace-logger"]
-    assert environment["demo-millrace-logger"][0]["value"] == "0.0.0.0"
 
 
 @every_variant
@@ -320,6 +313,30 @@ def test_the_notes_say_where_the_api_is_and_what_one_node_means() -> None:
     assert "http://demo-millrace-gateway.prod:80/v1" in notes
     assert "millrace keys create" in notes
     assert "one node" in notes
+
+
+def test_the_command_that_the_notes_give_makes_a_key(tmp_path: Path) -> None:
+    notes = next(text for path, text in manifests().items() if path.endswith("NOTES.txt"))
+    found = re.search(r"-- \\\n\s+millrace (.+)", notes)
+    assert found is not None
+    settings = tmp_path / "millrace.yaml"
+    settings.write_text(one(objects(), "ConfigMap", "-millrace")["data"]["millrace.yaml"])
+    words = found[1].replace("/etc/millrace/millrace.yaml", str(settings)).split()
+    command = [sys.executable, "-m", "millrace", *words, "--set", f"data_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("mr-")
+
+
+@every_variant
+def test_every_variable_of_a_container_is_one_that_millrace_takes(values: dict[str, Any], tmp_path: Path) -> None:
+    found = objects(values)
+    path = tmp_path / "millrace.yaml"
+    path.write_text(one(found, "ConfigMap", "-millrace")["data"]["millrace.yaml"])
+    for name, spec in pods(found):
+        environment = {each["name"]: each.get("value", "") for each in spec["containers"][0].get("env", [])}
+        listens = load_settings(path, environment=environment).log.host
+        assert listens == ("0.0.0.0" if name.endswith("-logger") else "demo-millrace-logger")
 
 
 def test_the_helm_test_asks_the_gateway_at_its_service() -> None:

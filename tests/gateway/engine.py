@@ -135,7 +135,7 @@ def usage(prompt: int, completion: int, cached: int | None = None) -> dict[str, 
 
 def frame(request: web.Request, body: dict[str, Any], kind: str) -> dict[str, Any]:
     """What every answer begins with."""
-    identifier = f"chatcmpl-{request.headers['X-Request-Id']}"
+    identifier = f"chatcmpl-{request.headers.get('X-Request-Id', 'random')}"
     return {"id": identifier, "object": kind, "created": 1700000000, "model": body["model"]}
 
 

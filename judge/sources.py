@@ -68,8 +68,8 @@ class LabelledAnswers:
             pages = await self._pages(after, end)
             settled, cut = _common_end(pages)
             end, more = min(end, settled), more or cut
-        rows = sorted((row for page in pages for row in page if row["cursor"] <= end), key=lambda row: row["cursor"])
-        return Due([labelled_answer(row) for row in rows], end, more)
+        answers = [labelled_answer(row) for page in pages for row in page if row["cursor"] <= end]
+        return Due(sorted(answers, key=lambda answer: (answer.cursor, answer.choice)), end, more)
 
     async def _pages(self, after: int, until: int | None) -> list[list[Row]]:
         return [
@@ -80,5 +80,11 @@ class LabelledAnswers:
 
 def _common_end(pages: list[list[Row]]) -> tuple[int, bool]:
     """The cursor up to which every page is complete, and whether one of them was cut there."""
-    cut = [int(page[-1]["cursor"]) for page in pages if len(page) == PAGE_ROWS]
+    cut = [_complete_end(page) for page in pages if len(page) == PAGE_ROWS]
     return (min(cut), True) if cut else (max(int(page[-1]["cursor"]) for page in pages if page), False)
+
+
+def _complete_end(page: list[Row]) -> int:
+    """The cursor up to which a full page is complete: choices of one answer may share the last, and be cut apart."""
+    first, last = int(page[0]["cursor"]), int(page[-1]["cursor"])
+    return last - 1 if first < last else last

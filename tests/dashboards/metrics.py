@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from contract.settings import StoreSettings
 from gateway import metrics as gateway
@@ -64,6 +65,11 @@ def service_metrics(folder: Path) -> set[str]:
     for kind, declared in (("counter", gateway.COUNTERS), ("histogram", gateway.HISTOGRAMS), ("gauge", gateway.GAUGES)):
         found |= {gateway.PREFIX + metric.name + suffix for metric in declared for suffix in _SUFFIXES.get(kind, ("",))}
     return found
+
+
+def exposed(page: str) -> set[str]:
+    """Every metric on a /metrics page as a running process shows it, those without a value yet among them."""
+    return {*_names(text_string_to_metric_families(page))}
 
 
 def engine_metrics() -> set[str]:

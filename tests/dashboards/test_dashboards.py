@@ -6,19 +6,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from contract.settings import parse_settings
+from gateway.metrics import Metrics
+from judge.metrics import JudgeMetrics
 from tests.dashboards.metrics import (
     DASHBOARDS,
     OVERVIEW,
     RULES,
     dashboards_metrics,
     engine_metrics,
+    exposed,
     panel_expressions,
     panels,
     rules,
     service_metrics,
 )
+from trainer.metrics import TrainerMetrics
 
 RULE_TESTS = DASHBOARDS / "rules" / "tests" / "millrace.yml"
 
@@ -63,6 +68,16 @@ def test_every_alert_says_how_bad_it_is_and_what_is_wrong() -> None:
 def test_every_metric_named_is_one_that_a_service_or_the_engine_has(tmp_path: Path) -> None:
     named = dashboards_metrics()
     assert named - service_metrics(tmp_path) - engine_metrics() == set()
+
+
+def test_a_running_process_shows_its_metrics_by_the_names_that_are_compared(tmp_path: Path) -> None:
+    """`exposed` is what the end-to-end tests hold against `dashboards_metrics`."""
+    judge, gateway = JudgeMetrics(), Metrics(tmp_path, "gateway-0")
+    pages = [generate_latest(judge.registry), generate_latest(TrainerMetrics().registry), gateway.page()]
+    shown = {name for page in pages for name in exposed(page.decode())}
+    assert shown == {name for name in service_metrics(tmp_path) if not name.startswith("millrace_log_")} | {
+        "millrace_log_dropped_total"
+    }
 
 
 def test_every_metric_of_ours_is_named_or_left_out_on_purpose(tmp_path: Path) -> None:

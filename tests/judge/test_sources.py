@@ -15,20 +15,26 @@ PAGE = 3
 class GrowingLog:
     """Answers as the logger gives them, page by page, while new ones arrive between any two questions."""
 
-    def __init__(self, aliases: list[str], arriving: list[int]) -> None:
+    def __init__(self, answers: list[tuple[str, int]], arriving: list[int]) -> None:
+        """``answers`` are (alias, choices); choices of one answer share its cursor."""
         self.rows = [
             {
-                "cursor": cursor, "id": f"inv_{cursor}", "invocation": f"inv_{cursor}", "choice": 0, "project": "p",
-                "alias": alias, "metadata": None, "messages": [], "output_text": "x", "reference": "x",
+                "cursor": cursor, "id": f"inv_{cursor}", "invocation": f"inv_{cursor}", "choice": choice,
+                "project": "p", "alias": alias, "metadata": None, "messages": [], "output_text": "x", "reference": "x",
                 "choices": [{"index": 0, "message": {"content": "x"}}],
             }
-            for cursor, alias in enumerate(aliases, start=1)
+            for cursor, (alias, choices) in enumerate(answers, start=1)
+            for choice in range(choices)
         ]  # fmt: skip
+        self.last = len(answers)
         self.arriving = arriving
         self.there = 0
 
+    def due(self, *aliases: str) -> list[tuple[int, int]]:
+        return [(row["cursor"], row["choice"]) for row in self.rows if row["alias"] in aliases]
+
     def _page(self, after: int, until: int | None, aliases: tuple[str, ...]) -> Page:
-        self.there += self.arriving.pop(0) if self.arriving else len(self.rows)
+        self.there += self.arriving.pop(0) if self.arriving else self.last
         end = self.there if until is None else min(until, self.there)
         rows = [row for row in self.rows if after < row["cursor"] <= end and row["alias"] in aliases][:PAGE]
         return Page(rows, rows[-1]["cursor"] if rows else after)
@@ -49,37 +55,39 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PAGE_ROWS", PAGE)
 
 
-async def read_all(source: Any, log: GrowingLog) -> list[int]:
-    found: list[int] = []
+async def read_all(source: Any, log: GrowingLog) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
     after = 0
     while True:
-        all_there = log.there >= len(log.rows)
+        all_there = log.there >= log.last
         due = await source.due(after)
         if all_there and due.next == after and not due.more:
             return found
-        found, after = found + [answer.cursor for answer in due.answers], due.next
+        found += [(answer.cursor, answer.choice) for answer in due.answers]
+        after = due.next
 
 
-logs = st.builds(GrowingLog, st.lists(st.sampled_from("abc"), max_size=40), st.lists(st.integers(0, 7), max_size=40))
+def logs(most_choices: int) -> st.SearchStrategy[GrowingLog]:
+    answers = st.tuples(st.sampled_from("abc"), st.integers(1, most_choices))
+    return st.builds(GrowingLog, st.lists(answers, max_size=40), st.lists(st.integers(0, 7), max_size=40))
 
 
 @settings(max_examples=300)
-@given(logs)
+@given(logs(most_choices=2))
 async def test_labels_of_several_models_come_once_and_in_one_order_however_they_arrive(log: GrowingLog) -> None:
     source = LabelledAnswers(log, ["a", "b"], "label")  # type: ignore[arg-type]  # as much of a client as it uses
-    expected = [row["cursor"] for row in log.rows if row["alias"] in ("a", "b")]
-    assert await read_all(source, log) == expected
+    assert await read_all(source, log) == log.due("a", "b")
 
 
 @settings(max_examples=100)
-@given(logs)
+@given(logs(most_choices=2))
 async def test_labels_of_one_model_come_once_and_in_order(log: GrowingLog) -> None:
     source = LabelledAnswers(log, ["c"], "label")  # type: ignore[arg-type]  # as above
-    assert await read_all(source, log) == [row["cursor"] for row in log.rows if row["alias"] == "c"]
+    assert await read_all(source, log) == log.due("c")
 
 
 @settings(max_examples=100)
-@given(logs)
+@given(logs(most_choices=1))
 async def test_answers_come_once_and_in_order_and_other_models_are_passed_over(log: GrowingLog) -> None:
     source = EveryAnswer(log, ["a"])  # type: ignore[arg-type]  # as above
-    assert await read_all(source, log) == [row["cursor"] for row in log.rows if row["alias"] == "a"]
+    assert await read_all(source, log) == log.due("a")

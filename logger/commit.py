@@ -60,7 +60,7 @@ class Committer:
             try:
                 self._store.commit(batch)
                 break
-            except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            except duckdb.OperationalError as error:  # no room on the disk or in memory
                 self._errors["store"] = describe(error)
                 log.error("the store does not take a batch: %s", describe(error))
                 if not patient:

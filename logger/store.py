@@ -5,11 +5,12 @@ Rows, the producers' next positions and the source's next offset commit in one t
 once whatever is killed. Everyone else reads through the logger's API, from a snapshot or from an export.
 """
 
+import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from contract.records import KINDS, SCHEMA, Record
 from contract.settings import StoreSettings
 from logger.batch import Batch
 from logger.tables import arrow_table, insert_statement, set_aside_misfits
+
+log = logging.getLogger(__name__)
 
 _BOOKS = """
 CREATE TABLE IF NOT EXISTS producers (producer VARCHAR PRIMARY KEY, next_seq BIGINT NOT NULL, last_id VARCHAR);
@@ -88,10 +91,11 @@ class Store:
             self._commit(batch)
 
     def checkpoint(self) -> bool:
-        """Moves everything committed from the write-ahead log into the file; False where readers were in the way."""
+        """Moves everything committed from the write-ahead log into the file; False where that did not work now."""
         try:
             self._connection.execute("CHECKPOINT").fetchall()
-        except duckdb.TransactionException:
+        except duckdb.OperationalError as error:  # readers are in the way, or there is no room
+            log.warning("no checkpoint now: %s", str(error).splitlines()[0])
             return False
         return True
 
@@ -112,9 +116,18 @@ class Store:
             self._keep_books(batch, cursor)
             self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
+            with suppress(duckdb.TransactionException):  # a COMMIT that failed has ended the transaction itself
+                self._connection.execute("ROLLBACK")
+            if self._book("cursor", 0) != cursor or not self._holds(batch):
+                raise
+            # It failed after the commit, in the checkpoint that DuckDB adds to some: taking it again would be twice.
         self._cursor = cursor
+
+    def _holds(self, batch: Batch) -> bool:
+        """Whether the store stands where the batch ends."""
+        return batch.next_seqs.items() <= self.next_seqs().items() and (
+            batch.positions.items() <= self.positions().items()
+        )
 
     def _insert(self, kind: type[Record], records: Sequence[Record], first_cursor: int) -> None:
         # The name is free again after a failure too: registering replaces what was there.

@@ -77,7 +77,7 @@ def settle(folder: Path, log: Mapping[str, str]) -> None:
     spool.close()
     producer.release()
     logger = Logger(folder, log=log)
-    until(lambda: _taken(logger) >= end, seconds=60, what=f"ingestion up to {end}")
+    until(lambda: taken(logger) >= end, seconds=60, what=f"ingestion up to {end}")
     assert logger.stop() == 0, logger.said()
 
 
@@ -102,7 +102,8 @@ def compare(folder: Path, seen: Seen) -> None:
     reader.close()
 
 
-def _taken(logger: Logger) -> int:
+def taken(logger: Logger) -> int:
+    """The largest committed position of any producer; 0 while the logger does not answer."""
     import asyncio
 
     from contract.errors import MillraceError

@@ -150,6 +150,7 @@ class _Supervisor:
                     _log.error("a worker ended with %s; another takes its place", worker.exitcode)
                     time.sleep(_RESTART_SECONDS)
                     self._workers[index] = self._start()
+        self._listener.close()  # or the kernel would still take connections that nobody answers
         for worker in self._workers:
             worker.terminate()
         deadline = time.monotonic() + self._settings.gateway.drain_timeout + _KILL_AFTER

@@ -32,7 +32,7 @@ models:
   plain: {{engine: small, price: {{input: 0.5, cached_input: 0.1, output: 2}}}}
   triage: {{engine: small, price: {{input: 1, output: 3}}{adapter}}}
 log:
-  spool: {{max_bytes: 4MiB}}
+  spool: {{max_bytes: {spool}}}
   policy: {{{policy}}}
   feedback:
     label: {{type: label, values: [positive, neutral, negative]}}
@@ -43,9 +43,11 @@ log:
 ASK: list[Any] = [{"role": "user", "content": "Is it good?"}]
 
 
-def settings(data_dir: Path, url: str, gateway: str = "", policy: str = "", adapter: str = "") -> Settings:
+def settings(
+    data_dir: Path, url: str, gateway: str = "", policy: str = "", adapter: str = "", spool: str = "4MiB"
+) -> Settings:
     """Settings over one engine; the extra texts go into their sections."""
-    text = SETTINGS.format(data_dir=data_dir, url=url, gateway=gateway, policy=policy, adapter=adapter)
+    text = SETTINGS.format(data_dir=data_dir, url=url, gateway=gateway, policy=policy, adapter=adapter, spool=spool)
     return parse_settings(text)
 
 

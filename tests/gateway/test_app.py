@@ -54,8 +54,8 @@ async def test_every_wrong_method_is_405_in_the_openai_shape(http: httpx.AsyncCl
 
 
 async def test_everything_else_is_404_in_the_openai_shape(http: httpx.AsyncClient, home: House) -> None:
-    for path, method in itertools.product(ENGINE_ROUTES, METHODS):
-        if path == "/v1/models/" and method != "GET":
+    for path, method in itertools.product(ENGINE_ROUTES, ("GET", "POST")):
+        if (path, method) == ("/v1/models/", "POST"):
             continue  # the route of a model with an empty name
         check_error(await http.request(method, path), 404)
     assert home.engine.loads == []

@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from contract.prices import latest
+from contract.prices import add, latest
 from contract.records import Invocation, Status
+from gateway.engines import EngineClient
+from gateway.routes import Replica
 from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error
 from tests.gateway.house import ASK, House, house, settings, until
 
@@ -345,13 +348,46 @@ async def test_each_timeout_has_its_own_error(
         await until(lambda: engine.aborts == 1)
 
 
-async def test_a_full_spool_refuses_before_any_upstream_byte(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(home.worker.spool), "full", property(lambda _spool: True))
-    with pytest.raises(openai.InternalServerError) as caught:
-        await ask(home)
-    assert (caught.value.status_code, caught.value.code) == (503, "storage_full")
-    assert home.engine.chats() == []
-    assert "spool is full" in home.worker.unready()[0]
+async def test_a_full_spool_refuses_before_any_upstream_byte(engine: FakeEngine, tmp_path: Path) -> None:
+    async with house(engine, settings(tmp_path, engine.url, spool="1MiB")) as home:
+        big = [{"role": "user", "content": "x" * 200_000}]
+        with pytest.raises(openai.InternalServerError) as caught:
+            for _ in range(10):
+                await ask(home, messages=big)
+        assert (caught.value.status_code, caught.value.code) == (503, "storage_full")
+        asked = len(engine.chats())
+        with pytest.raises(openai.InternalServerError):
+            await ask(home)
+        assert len(engine.chats()) == asked
+        assert "full" in home.worker.unready()[0]
+        answered = [record for record in home.invocations() if record.status == "complete"]
+        assert len(answered) >= 4
+
+
+async def test_another_replica_is_asked_while_no_byte_has_gone_out(home: House) -> None:
+    second = FakeEngine()
+    await second.start()
+    upstream, replicas = home.worker.upstream, home.worker.routes.replicas["small"]
+    replicas.append(Replica("small-1", second.url, EngineClient(upstream.session, second.url)))
+    await replicas[1].look()
+
+    async def broken(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
+        return error(500, "out of memory")
+
+    home.engine.answer = broken
+    assert text_of(await stream(home)) == TEXT
+    record = home.final()
+    assert (record.replica, record.attempts, record.status) == ("small-1", 2, "complete")
+    assert (record.prompt_tokens, record.completion_tokens) == (PROMPT_TOKENS, 3)
+    await second.stop()
+
+
+async def test_a_new_price_holds_for_the_next_request(home: House) -> None:
+    with home.worker.database.begin() as connection:
+        added = add(connection, "plain", input=10**12, cached_input=0, output=0)
+    await until(lambda: home.worker.prices.at("plain", time.time_ns()).id == added.id)
+    await ask(home)
+    assert (home.final().cost, home.final().price_version) == ((PROMPT_TOKENS - 2) * 10**6, added.id)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

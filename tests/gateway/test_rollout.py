@@ -15,9 +15,10 @@ from contract import registry
 from contract.errors import SettingsError
 from contract.registry import State, Version
 from gateway import rollout, routes
-from gateway.adapters import check_declared, digest_of
+from gateway.adapters import check_declared
 from tests.gateway.engine import FakeEngine, error
 from tests.gateway.house import ASK, House, house, settings, until
+from trainer.publish import digest_of
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def adapter(folder: Path, content: str = "weights") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
     (folder / "adapter_model.safetensors").write_text(content)
     return folder
 
@@ -252,11 +253,3 @@ async def test_a_declared_adapter_is_copied_published_and_served(engine: FakeEng
     shutil.rmtree(made)
     with pytest.raises(SettingsError, match=r"models\.triage\.adapter"):
         check_declared(configured)
-
-
-def test_the_digest_is_over_names_and_bytes(tmp_path: Path) -> None:
-    one, same = adapter(tmp_path / "a"), adapter(tmp_path / "b")
-    assert digest_of(one) == digest_of(same)
-    (same / "adapter_model.safetensors").rename(same / "other.safetensors")
-    assert digest_of(one) != digest_of(same)
-    assert digest_of(one) != digest_of(adapter(tmp_path / "c", "weight5"))

@@ -124,7 +124,7 @@ def test_a_busy_port_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_declared_adapter_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"models\.triage\.adapter: '/nowhere'"):
+    with pytest.raises(SettingsError, match=r"models\.triage\.adapter: /nowhere"):
         serve(settings(tmp_path, "http://127.0.0.1:9", adapter=", adapter: /nowhere"))
 
 

@@ -24,7 +24,7 @@ def play(data_dir: Path, *, keep: bool, overrides: Sequence[str] = (), console: 
     Raises:
         OperatorError: something that the message says how to mend.
     """
-    teller = Teller(console or Console())
+    teller = Teller(console)
     config = demo_settings.write(data_dir.absolute())
     settings = demo_settings.read(config, overrides)
     rows = demo_rows(cache_dir())

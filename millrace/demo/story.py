@@ -99,7 +99,7 @@ class Story:
 
     async def _bill(self, log: LoggerClient) -> None:
         self._teller.head("The bill so far")
-        self._teller.console.print(str(bill(await log.usage(("alias", "version")))), markup=False, highlight=False)
+        self._teller.show(str(bill(await log.usage(("alias", "version")))))
 
     async def _improve(self, client: AsyncOpenAI, log: LoggerClient, watch: Watch) -> tuple[Job, list[str]]:
         """Waits for the loop, with a client that keeps asking; the job that is done, and what failed meanwhile."""
@@ -188,7 +188,7 @@ class Story:
         self._teller.head("What came out")
         before, after = await answered(log, APP), await answered(log, AFTER_APP)
         results = read_results(job, before.values(), after.values())
-        self._teller.console.print(as_table(results))
+        self._teller.show(as_table(results))
         self._teller.say(verdict(results))
         report = self._settings.installation.jobs / job.id / "report"
         self._teller.say(f"reward curve: {report / 'reward.png'}")

@@ -51,6 +51,8 @@ class SpoolReader:
         self._descriptor = -1
         self._first_seq = -1
         self._offset = 0
+        self._counted = (-1, 0, 0)
+        """Segment, byte and position up to which records were counted."""
 
     def read(self, max_bytes: int = CHUNK, max_records: int = 5000) -> list[Entry]:
         """The next whole records, at least one if there is one; empty at the end of what is written.
@@ -84,13 +86,19 @@ class SpoolReader:
         if self._descriptor < 0 and not self._find():
             return Backlog(0, 0, None)
         firsts = [first for first in first_seqs(self._folder) if first >= self._first_seq]
-        if not firsts or firsts[-1] == self._first_seq:
-            end_seq = self.next_seq + _count(self._descriptor, self._offset)
-        else:
-            with segment_path(self._folder, firsts[-1]).open("rb") as newest:
-                end_seq = firsts[-1] + _count(newest.fileno(), 0)
         size = sum(segment_path(self._folder, first).stat().st_size for first in firsts) - self._offset
-        return Backlog(end_seq - self.next_seq, size, self._oldest_time())
+        return Backlog(self._end_seq(firsts[-1]) - self.next_seq, size, self._oldest_time())
+
+    def _end_seq(self, newest: int) -> int:
+        """The position after the last record written; counts on from where it counted to before."""
+        first, offset, seq = max(self._counted, (self._first_seq, self._offset, self.next_seq), (newest, 0, newest))
+        with segment_path(self._folder, newest).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            while offset + HEADER.size <= size:
+                offset += HEADER.size + HEADER.unpack(os.pread(file.fileno(), HEADER.size, offset))[0]
+                if offset <= size:
+                    self._counted, seq = (first, offset, seq + 1), seq + 1
+        return seq
 
     def _find(self) -> bool:
         """Opens the segment that holds ``next_seq``; False where nothing was ever written."""
@@ -155,12 +163,3 @@ class SpoolReader:
     def _damaged(self) -> SpoolError:
         path = segment_path(self._folder, self._first_seq)
         return SpoolError(f"the record at byte {self._offset} of the segment {path} is damaged")
-
-
-def _count(descriptor: int, offset: int) -> int:
-    """Records from ``offset`` to the end of a segment, by their headers alone."""
-    count, size = 0, os.fstat(descriptor).st_size
-    while offset + HEADER.size <= size:
-        offset += HEADER.size + HEADER.unpack(os.pread(descriptor, HEADER.size, offset))[0]
-        count += offset <= size
-    return count

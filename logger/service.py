@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Literal
 
 import uvicorn
@@ -21,6 +22,7 @@ from contract.settings import Settings
 from logger.api import create_app
 from logger.health import Health
 from logger.ingest import DirectIngester
+from logger.lock import only_process
 from logger.stage import Stage, nowhere
 from logger.store import Store
 
@@ -37,11 +39,14 @@ def serve(settings: Settings, role: Role = "both", reach: Callable[[str], None] 
         reach: called at each fault point; see `logger.stage.nowhere`.
 
     Raises:
-        OperatorError: the port is taken, another logger owns the store, or the role needs a broker that is not set.
+        OperatorError: the port is taken, another logger owns the store or ships these spools, or the role needs a
+            broker that is not set.
         SystemExit: with 1, after a stage failed beyond repair; nothing is lost, and a new start goes on.
     """
-    listening = _listen(settings.log.host, settings.log.port)
-    with listening:
+    with ExitStack() as held:
+        listening = held.enter_context(_listen(settings.log.host, settings.log.port))
+        if settings.log.kafka is not None and role != "ingest":
+            held.enter_context(only_process(settings.installation.run / "ship.lock", "a shipper of these spools"))
         store = None if role == "ship" else Store(settings.installation.store, settings.log.store)
         try:
             failed = _run(settings, role, store, listening, reach)
@@ -58,7 +63,9 @@ def _run(
     """The stages and the API, until told to stop; whether a stage failed."""
     stages = _stages(settings, role, store, reach)
     app = create_app(Health(role, stages, store), settings.installation.token("logger"), store)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    # Kept open for longer than any client of ours keeps an idle connection, so that none writes into a closing one.
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
     stop, failures = threading.Event(), list[str]()
 
     def run(stage: Stage) -> None:
@@ -70,8 +77,12 @@ def _run(
             server.should_exit = True
 
     threads = [threading.Thread(target=run, args=(stage,), name=stage.name) for stage in stages]
-    # uvicorn raises the signal again once it has stopped; what is left to do then is ours.
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def end(_number: int, _frame: object) -> None:
+        # Before uvicorn takes the signals, and after: it raises them again once it has stopped.
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for thread in threads:
             thread.start()
@@ -116,7 +127,3 @@ def _listen(host: str, port: int) -> socket.socket:
             f"the logger cannot listen on {host}:{port} (log.host, log.port): {error.strerror}"
         ) from None
     return listening
-
-
-def _ignore(_number: int, _frame: object) -> None:
-    return None

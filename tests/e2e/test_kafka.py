@@ -66,6 +66,9 @@ def test_records_cross_the_broker_from_two_loggers_in_order_and_once(tmp_path: P
     ship = Logger(tmp_path, role="ship", log=log)
     ingest = Logger(other, role="ingest", log=log)
     until(lambda: health(ingest).get("cursor") == 800, what="ingestion")
+    second = Logger(tmp_path / "second", role="ship", log=log, data=tmp_path / "data")
+    assert second.wait() == 1
+    assert f"a shipper of these spools is running already, in process {ship.process.pid}" in second.said()
     assert all(row["records"] == 0 for row in health(ship)["producers"]) and not errors(ship) and not errors(ingest)
     folder = tmp_path / "data" / "spool" / "gateway-0"
     until(lambda: len(first_seqs(folder)) == 1 and (folder / "shipped").read_text() == "500", what="deletion")

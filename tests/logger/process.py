@@ -41,12 +41,19 @@ class Logger:
     started: ClassVar[list["Logger"]] = []
 
     def __init__(
-        self, folder: Path, *, role: str = "both", die_at: tuple[str, int] | None = None, log: Mapping[str, str] = {}
+        self,
+        folder: Path,
+        *,
+        role: str = "both",
+        die_at: tuple[str, int] | None = None,
+        log: Mapping[str, str] = {},
+        data: Path | str = "data",
     ) -> None:
-        """Starts it over ``folder``; ``log`` holds further lines of the `log` section."""
+        """Starts it over ``folder``; ``log`` holds further lines of the `log` section, ``data`` the data_dir."""
+        folder.mkdir(exist_ok=True)
         self.file = folder / "millrace.yaml"
         if not self.file.exists():
-            lines = ["data_dir: data", "log:", f"  port: {free_port()}", *(f"  {k}: {v}" for k, v in log.items())]
+            lines = [f"data_dir: {data}", "log:", f"  port: {free_port()}", *(f"  {k}: {v}" for k, v in log.items())]
             self.file.write_text("\n".join(lines) + "\n")
         self.settings: Settings = load_settings(self.file)
         arguments = [*(die_at or ())]

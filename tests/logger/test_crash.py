@@ -37,3 +37,15 @@ def test_a_disk_that_is_full_for_the_store_loses_nothing(tmp_path: Path) -> None
         assert logger.process.returncode == 1
     settle(tmp_path, SMALL)
     compare(tmp_path, seen)
+
+
+def test_a_torn_write_ahead_log_loses_nothing(tmp_path: Path) -> None:
+    """DuckDB drops a torn end without a word; what was in it is still in the spool, and is read again."""
+    randomness, seen = random.Random(2), Seen()
+    run_and_die(tmp_path, ("after_delete", 1), seen, randomness, SMALL)
+    run_and_die(tmp_path, ("after_commit", 4), seen, randomness, SMALL)
+    log = tmp_path / "data" / "store" / "log.duckdb.wal"
+    with log.open("r+b") as file:
+        file.truncate(log.stat().st_size - 7)
+    settle(tmp_path, SMALL)
+    compare(tmp_path, seen)

@@ -231,6 +231,13 @@ def test_a_full_spool_takes_records_again_when_the_reader_has_deleted_segments(p
     spool.close()
 
 
+def test_a_spool_smaller_than_a_segment_can_still_be_emptied(producer: Producer) -> None:
+    spool = Spool(producer, SpoolSettings(max_bytes=2**20), clock=lambda: 0.0)
+    fill(spool)
+    assert len(first_seqs(producer.folder)) >= 4
+    spool.close()
+
+
 def test_drop_payload_keeps_the_meter_part_and_counts(producer: Producer) -> None:
     spool = Spool(producer, SMALL.model_copy(update={"when_full": "drop_payload"}), clock=lambda: 0.0)
     spool.append_many([invocation(messages=f'"{"x" * 4000}"', prompt_tokens=5) for _ in range(300)])

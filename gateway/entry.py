@@ -61,8 +61,15 @@ class Entry:
         """The public name for metrics: only names that exist."""
         return self.target.alias if self.target is not None else "unknown"
 
-    def goes_upstream(self) -> None:
-        """Notes an attempt; a retry is answered by another replica, so what was metered begins anew."""
+    @property
+    def usage(self) -> Usage:
+        """What the answer has used so far."""
+        assert self.request is not None, "a request that went upstream was understood"
+        return self.meter.usage(self.request.prompt_bytes)
+
+    def goes_upstream(self, replica: Replica) -> None:
+        """Notes an attempt; what an earlier one metered is no part of this answer."""
+        self.replica = replica
         self.attempts += 1
         self.meter = Meter(payload=self._policy.payload == "on")
         if self._queue_ns is None:
@@ -143,10 +150,9 @@ class Entry:
             record.logprobs = self.meter.logprobs
 
     def _add_usage(self, record: Invocation, prices: PriceBook | None) -> None:
-        assert self.request is not None, "a request that went upstream was understood"
         if record.status is Status.FAILED and not self.meter.started:
             return  # an engine that never began: what it did is unknown, and it is free
-        usage = self.meter.usage(self.request.prompt_bytes)
+        usage = self.usage
         record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
         record.cached_tokens, record.reasoning_tokens = usage.cached, usage.reasoning
         record.usage_source = usage.source

@@ -18,6 +18,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from contract.money import NANO
+from contract.records import Invocation
+
 PREFIX = "millrace_"
 SUFFIX = ".metrics"
 STALE_SECONDS = 10.0
@@ -132,6 +135,22 @@ class Metrics:
             values = series[labels] = [0.0] * (len(histogram.buckets) + 2)
         values[bisect_left(histogram.buckets, value)] += 1
         values[-1] += value
+
+    def ended(self, record: Invocation, model: str) -> None:
+        """Counts an invocation that has ended; ``model`` is its label."""
+        self.count(ENDED, (model, record.status.value))
+        self.observe(OVERHEAD, (record.endpoint, model), (record.overhead_ns or 0) / NANO)
+        kinds = {
+            "prompt": record.prompt_tokens,
+            "cached": record.cached_tokens,
+            "completion": record.completion_tokens,
+            "reasoning": record.reasoning_tokens,
+        }
+        for kind, tokens in kinds.items():
+            if tokens:
+                self.count(TOKENS, (model, kind), tokens)
+        if record.cost:
+            self.count(COST, (model,), record.cost / NANO)
 
     def gauge(self, gauge: Gauge, read: Callable[[], Readings]) -> None:
         """Says where a gauge's value comes from."""

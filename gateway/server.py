@@ -116,7 +116,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         parent = multiprocessing.parent_process()
         if parent is not None:
-            asyncio.get_running_loop().add_reader(parent.sentinel, self._drain)
+            asyncio.get_running_loop().add_reader(parent.sentinel, self._orphaned, parent.sentinel)
+
+    def _orphaned(self, sentinel: int) -> None:
+        asyncio.get_running_loop().remove_reader(sentinel)
+        self._drain()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._drain()

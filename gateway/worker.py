@@ -76,7 +76,10 @@ class Worker:
             "save": self._save_metrics(),
             "reconcile": reconciler.run(),
         }
-        self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+        for name, loop in loops.items():
+            task = asyncio.create_task(loop, name=name)
+            task.add_done_callback(_log_defect)
+            self._tasks.append(task)
 
     async def close(self) -> None:
         """Ends every task, then the spool and the connections, once no request is left."""
@@ -88,7 +91,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstream.close()
-        self.metrics.save()
+        self._save()
         self.spool.close()
         self.producer.release()
         self.database.dispose()
@@ -114,6 +117,7 @@ class Worker:
             reasons.append(error.message)
         if not self.routes.ready():
             reasons.append("no engine is ready for any model")
+        reasons += [f"the task {task.get_name()} of this worker has ended" for task in self._tasks if task.done()]
         if time.monotonic() - self._fed_at > FEED_STALE_SECONDS:
             reasons.append("the control database cannot be read")
         return reasons
@@ -149,13 +153,16 @@ class Worker:
     async def _save_metrics(self) -> None:
         while True:
             await asyncio.sleep(SAVE_SECONDS)
-            self._count_drops()
-            self.metrics.save()
+            self._save()
 
-    def _count_drops(self) -> None:
+    def _save(self) -> None:
         for reason, number in list(self.spool.dropped.items()):
             self.metrics.count(DROPPED, (reason,), number)
             self.spool.dropped[reason] -= number
+        try:
+            self.metrics.save()
+        except OSError as error:
+            _log.warning("the other workers cannot see this one's metrics: %s", error)
 
     def _declare_gauges(self) -> None:
         self.metrics.gauge(IN_FLIGHT, lambda: {(): float(self.limits.in_flight)})
@@ -175,3 +182,9 @@ class Worker:
             with suppress(EngineUnavailable):
                 found[(name, self.routes.snapshot.resolve(name).version)] = 1.0
         return found
+
+
+def _log_defect(task: asyncio.Task[None]) -> None:
+    """None of the loops is to end by itself; where one does, `/ready` names it and the log says why."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("the task %s has ended", task.get_name(), exc_info=error)

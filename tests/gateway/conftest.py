@@ -3,9 +3,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.gateway.engine import FakeEngine
 from tests.gateway.house import House, house, settings
+
+# Nothing here asserts how long anything takes; the machine may be busy.
+hypothesis_settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("steady")
 
 
 @pytest.fixture

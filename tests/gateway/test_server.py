@@ -24,7 +24,7 @@ from contract.records import Invocation
 from contract.settings import Settings
 from gateway.server import serve
 from tests.gateway.engine import FakeEngine, Script
-from tests.gateway.house import ASK, make_key, read_spool, settings, until
+from tests.gateway.house import ASK, make_key, official_client, read_spool, settings, until
 
 RUN = """
 import sys
@@ -88,7 +88,7 @@ class Gateway:
         return await self.process.wait()
 
     def client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.secret, max_retries=0)
+        return official_client(self.url, api_key=self.secret)
 
     def invocations(self) -> list[Invocation]:
         spools = (self.folder / "data" / "spool").iterdir()
@@ -216,7 +216,9 @@ def accepts(port: int) -> bool:
     return True
 
 
-async def test_metrics_are_right_over_all_workers(engine: FakeEngine, tmp_path: Path) -> None:
+async def test_metrics_are_right_over_all_workers_and_none_outlives_its_parent(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
     async with running(tmp_path, engine, workers=2) as gateway:
         for _ in range(20):
             async with gateway.client() as client:  # a connection each, so that both workers get some
@@ -227,6 +229,9 @@ async def test_metrics_are_right_over_all_workers(engine: FakeEngine, tmp_path: 
             for _ in range(2):  # from whichever worker answers
                 while wanted not in await page(gateway):
                     await asyncio.sleep(0.05)
+        left = workers(gateway)
+        gateway.process.kill()
+        await until(lambda: not any(child.is_running() for child in left))
 
 
 async def page(gateway: Gateway) -> str:

@@ -16,9 +16,8 @@ UNIT := $(filter-out tests/e2e/,$(sort $(wildcard tests/*/)))
 
 export ENGINE TORCH_INDEX
 
-# No test and no demo may reach for a hub or a price list on the network.
+# No test and no demo may reach for a hub on the network.
 export HF_HUB_OFFLINE := 1
-export LITELLM_LOCAL_MODEL_COST_MAP := True
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help install demo test check lint soak lock clean

@@ -19,6 +19,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from contract import logs
 from contract.database import open_database
 from contract.errors import OperatorError
 from contract.seed import seed
@@ -42,7 +43,7 @@ def serve(settings: Settings) -> None:
     Raises:
         OperatorError: the port is taken, or the database, the spool or a declared adapter cannot be used.
     """
-    set_up_logging()
+    logs.to_stderr()
     check_declared(settings)
     listener = bind(settings)
     try:
@@ -80,7 +81,7 @@ def bind(settings: Settings) -> socket.socket:
 
 def run_worker(settings: Settings, listener: socket.socket) -> None:
     """One worker on a socket that is bound; returns when it has drained."""
-    set_up_logging()
+    logs.to_stderr()
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -97,12 +98,6 @@ def run_worker(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=max(1, round(settings.gateway.drain_timeout)),
     )
     _Server(config, app).run([listener])
-
-
-def set_up_logging() -> None:
-    """Lines on standard error, unless whoever runs us has said otherwise."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class _Server(uvicorn.Server):

@@ -10,6 +10,7 @@ from contextlib import closing
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from contract import logs
 from contract.database import open_database
 from contract.errors import OperatorError
 from contract.settings import JudgeSettings, Settings
@@ -30,7 +31,7 @@ def serve(settings: Settings) -> None:
     Raises:
         OperatorError: the settings ask for what cannot be done, the port is taken, or spool or database cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.to_stderr()
     plan = assignments(settings)
     producer = claim_producer(settings.installation.spool, ROLE)
     try:

@@ -105,6 +105,10 @@ def _tables(store: Store) -> APIRouter:
     def _invocations(query: Annotated[InvocationsQuery, Query()]) -> Response:
         return page(Invocation, query)
 
+    @router.get("/invocations/newest")
+    def _newest(query: Annotated[Paging, Query()]) -> Response:
+        return _page(queries.newest(store, query.limit), 0)
+
     @router.get("/invocations/{identifier}")
     def _invocation(identifier: str) -> Response:
         row = queries.invocation(store, identifier)

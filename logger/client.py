@@ -101,6 +101,10 @@ class LoggerClient:
             status=status, since_ns=since_ns, until_ns=until_ns,
         )  # fmt: skip
 
+    async def newest(self, limit: int = 20) -> list[Row]:
+        """The last invocations that came, oldest of them first."""
+        return (await self._page("/v1/invocations/newest", limit=limit)).rows
+
     async def labelled(
         self,
         alias: str,

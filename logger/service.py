@@ -17,6 +17,7 @@ from typing import Literal
 
 import uvicorn
 
+from contract import logs
 from contract.errors import OperatorError, SettingsError
 from contract.settings import Settings
 from logger.api import create_app
@@ -43,6 +44,7 @@ def serve(settings: Settings, role: Role = "both", reach: Callable[[str], None] 
             broker that is not set.
         SystemExit: with 1, after a stage failed beyond repair; nothing is lost, and a new start goes on.
     """
+    logs.to_stderr()
     with ExitStack() as held:
         listening = held.enter_context(_listen(settings.log.host, settings.log.port))
         if settings.log.kafka is not None and role != "ingest":

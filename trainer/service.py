@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from contract import leases
+from contract import leases, logs
 from contract.database import job_events, open_database, reading
 from contract.database import jobs as job_table
 from contract.errors import MillraceError, OperatorError
@@ -46,6 +46,7 @@ def serve(settings: Settings, config: Path, overrides: Sequence[str] = ()) -> No
     Raises:
         OperatorError: a grader of the settings cannot be built, the port is taken, or spool or database cannot be used.
     """
+    logs.to_stderr()
     build_graders({name: settings.graders[name] for loop in settings.loops.values() for name in loop.graders})
     producer = claim_producer(settings.installation.spool, ROLE)
     try:

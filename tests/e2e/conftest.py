@@ -8,7 +8,7 @@ import pytest
 from tests.e2e import stack as stacks
 from tests.e2e.story import Story, tell
 
-MODEL_TIMEOUT = 1500
+MODEL_TIMEOUT = 2400
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

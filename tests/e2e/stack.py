@@ -139,11 +139,11 @@ def start(folder: Path, new_rows: int) -> Stack:
     names = ("gateway", "engine", "logger", "judge", "trainer")
     config = folder / "millrace.yaml"
     config.write_text(SETTINGS.format(**dict(zip(names, free_ports(5), strict=True)), new_rows=new_rows))
-    log = (folder / "up.log").open("wb")
     command = [sys.executable, "-m", "millrace", "up", "--config", str(config)]
-    process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    with (folder / "up.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     stack = Stack(folder, config, load_settings(config, environment={}), process)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while "Millrace is up" not in (folder / "up.log").read_text():
         assert process.poll() is None, (folder / "up.log").read_text()
         assert time.monotonic() < deadline, (folder / "up.log").read_text() + stack.logs()

@@ -222,7 +222,7 @@ async def _training_with_an_engine_killed(story: Story) -> None:
         status, _ = await asyncio.to_thread(story.stack.get, "/ready")
         return True if status == 200 and _engine_is_up(story) else None
 
-    await until(back, 240, "the engine comes back", story.stack)
+    await until(back, 600, "the engine comes back", story.stack)
     story.outage = (began, time.time())
 
 
@@ -266,7 +266,7 @@ async def _engine_comes_back_with_its_version(story: Story, client: AsyncOpenAI)
         story.background.append(seen)
         return seen if seen.error is None else None
 
-    story.after_restart = await until(answer, 240, "the engine gets its version back", story.stack)
+    story.after_restart = await until(answer, 600, "the engine gets its version back", story.stack)
     story.background.pop()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from contract.records import Feedback
 from logger.queries import MAX_ROWS, Row, value_of
 from logger.store import Store
 
@@ -78,12 +79,16 @@ class Selection:
 
 def labelled(store: Store, selection: Selection, limit: int) -> list[Row]:
     """The rows by cursor, with their JSON as text under metadata, messages and reference."""
+    if selection.after >= store.newest(Feedback):
+        return []
     found = store.fetch(_ROWS, selection.parameters() | {"limit": min(limit, MAX_ROWS)})
     return [_row(row) for row in found]
 
 
 def count_labelled(store: Store, selection: Selection) -> Row:
     """``{"rows", "cursor"}``: how many, and the cursor of the last."""
+    if selection.after >= store.newest(Feedback):
+        return {"rows": 0, "cursor": selection.after}
     row = store.fetch(_COUNT, selection.parameters())[0]
     return {"rows": row["rows"], "cursor": selection.after if row["cursor"] is None else row["cursor"]}
 

@@ -55,6 +55,7 @@ class Store:
             self._migrate(path)
             self._connection.execute("COMMIT")
             self._cursor = self._book("cursor", 0)
+            self._newest = {kind: self._newest_row(kind) for kind in KINDS.values()}
         except BaseException:
             self._connection.close()
             raise
@@ -107,12 +108,13 @@ class Store:
     def _commit(self, batch: Batch) -> None:
         self._connection.execute("BEGIN")
         try:
-            cursor = self._cursor
+            cursor, newest = self._cursor, dict(self._newest)
             for kind in KINDS.values():
                 records = batch.rows.get(kind, [])
                 if records:
                     self._insert(kind, records, cursor + 1)
                     cursor += len(records)
+                    newest[kind] = cursor
             self._keep_books(batch, cursor)
             self._connection.execute("COMMIT")
         except BaseException:
@@ -121,7 +123,7 @@ class Store:
             if self._book("cursor", 0) != cursor or not self._holds(batch):
                 raise
             # It failed after the commit, in the checkpoint that DuckDB adds to some: taking it again would be twice.
-        self._cursor = cursor
+        self._cursor, self._newest = cursor, newest
 
     def _holds(self, batch: Batch) -> bool:
         """Whether the store stands where the batch ends."""
@@ -158,6 +160,10 @@ class Store:
     def cursor(self) -> int:
         """The cursor of the newest row; it counts rows of every kind, in the order of their commits."""
         return self._cursor
+
+    def newest(self, kind: type[Record]) -> int:
+        """The cursor of the newest row of one kind: who has seen it need not ask for more. 0 before the first."""
+        return self._newest[kind]
 
     def fetch(self, statement: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
         """Rows of one query within the time budget ``log.store.query_timeout``.
@@ -200,6 +206,10 @@ class Store:
             yield connection
         finally:
             connection.close()
+
+    def _newest_row(self, kind: type[Record]) -> int:
+        rows = self._connection.execute(f"SELECT coalesce(max(cursor), 0) FROM {table_name(kind)}").fetchall()
+        return int(rows[0][0])
 
     def _book(self, name: str, default: int) -> int:
         rows = self._connection.execute("SELECT value FROM books WHERE name = ?", [name]).fetchall()

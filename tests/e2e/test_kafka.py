@@ -17,6 +17,7 @@ from tests.e2e.broker import Broker
 from tests.logger.process import Logger, until
 from tests.logger.records import invocation
 
+pytestmark = pytest.mark.timeout(600)
 pytest_plugins = ["tests.e2e.broker_fixtures"]
 SMALL = SpoolSettings(segment_bytes=2**16)
 

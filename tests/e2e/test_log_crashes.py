@@ -33,13 +33,13 @@ SOAK = 1000 if os.environ.get("MILLRACE_SOAK") else 0
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(120 + SOAK * 30)
+@pytest.mark.timeout(900 + SOAK * 30)
 def test_killed_at_every_point_of_the_straight_road_the_log_holds_what_clients_saw(tmp_path: Path) -> None:
     kill_at_each(DIRECT, tmp_path, SMALL)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(120 + SOAK * 30)
+@pytest.mark.timeout(900 + SOAK * 30)
 def test_killed_at_every_point_of_the_road_through_kafka_the_log_holds_what_clients_saw(
     tmp_path: Path, broker: Broker
 ) -> None:

@@ -61,7 +61,7 @@ def run_and_die(folder: Path, point: Point, seen: Seen, randomness: random.Rando
         write_and_die(spool, seen, randomness)
         time.sleep(randomness.uniform(0.0, 1.5))
     else:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 90
         while logger.process.poll() is None:
             assert time.monotonic() < deadline, f"{point} was never reached: {logger.said()}"
             write_and_die(spool, seen, randomness)
@@ -77,7 +77,7 @@ def settle(folder: Path, log: Mapping[str, str]) -> None:
     spool.close()
     producer.release()
     logger = Logger(folder, log=log)
-    until(lambda: taken(logger) >= end, seconds=60, what=f"ingestion up to {end}")
+    until(lambda: taken(logger) >= end, what=f"ingestion up to {end}")
     assert logger.stop() == 0, logger.said()
 
 

@@ -27,7 +27,7 @@ def free_port() -> int:
         return port
 
 
-def until(condition: Callable[[], bool], seconds: float = 30.0, what: str = "the condition") -> None:
+def until(condition: Callable[[], bool], seconds: float = 90.0, what: str = "the condition") -> None:
     """Polls until ``condition`` holds; fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -71,7 +71,7 @@ class Logger:
 
     def wait(self) -> int:
         """Its exit status, once it is gone by itself."""
-        return self.process.wait(60)
+        return self.process.wait(100)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -82,7 +82,7 @@ class Logger:
     def stop(self) -> int:
         """SIGTERM; its exit status."""
         self.process.terminate()
-        status = self.process.wait(30)
+        status = self.process.wait(60)
         self.output.close()
         return status
 

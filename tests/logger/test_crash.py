@@ -5,8 +5,12 @@ import random
 import resource
 from pathlib import Path
 
+import pytest
+
 from tests.logger.crashes import SMALL, Seen, compare, run_and_die, settle, taken, write_and_die
 from tests.logger.process import Logger, until
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_killed_around_a_commit_and_a_deletion_nothing_is_lost_and_nothing_is_twice(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ async def client(logger: Logger) -> AsyncIterator[LoggerClient]:
 async def ready(client: LoggerClient, logger: Logger, rows: int = 43) -> None:
     import asyncio
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             assert logger.process.poll() is None, logger.said()
             try:

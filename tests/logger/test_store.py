@@ -32,6 +32,8 @@ def test_rows_and_position_are_there_after_reopening(tmp_path: Path) -> None:
     again = Store(tmp_path / "log.duckdb", StoreSettings())
     assert again.next_seqs() == {PRODUCER: 2}
     assert again.cursor == 2
+    assert [row["id"] for row in page(again, Invocation, 0, 10, {})] == ["inv_a"]
+    assert page(again, Invocation, 1, 10, {}) == []
     put(again, invocation("inv_b"))
     assert [row["cursor"] for row in page(again, Invocation, 0, 10, {})] == [1, 3]
     again.close()

@@ -139,7 +139,7 @@ def stop(process: subprocess.Popen[bytes]) -> int:
     return process.wait(30)
 
 
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 40.0) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 80.0) -> Any:
     """What ``condition`` gives as soon as it gives anything true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -137,23 +137,6 @@ async def test_of_two_judges_one_scores_and_the_other_stands_by(build: Callable[
     assert stop(standby) == 0
 
 
-async def test_answers_whose_reference_does_not_come_in_time_are_counted_once(build: Callable[..., House]) -> None:
-    house = build("[{grader: exact, models: [triage], reference: label, max_wait: 3s}]")
-    house.start("logger")
-    house.start("judge")
-    await ready_as("judging", house)
-    labelled, unlabelled = [answer("good") for _ in range(5)], [answer("good") for _ in range(4)]
-    house.write(*labelled, *unlabelled, answer("good", "other"), *(label(each, "good") for each in labelled))
-
-    async def counted() -> bool:
-        return 'millrace_judge_unlabelled_total{grader="exact",model="triage"} 4.0' in house.judge("/metrics")[1]
-
-    await until(counted)
-    page = house.judge("/metrics")[1]
-    assert 'millrace_judge_score_count{grader="exact",model="triage"} 5.0' in page
-    assert 'model="other"' not in page
-
-
 def test_a_busy_port_is_one_clear_error(build: Callable[..., House]) -> None:
     house = build()
     message = r"cannot listen on 127\.0\.0\.1:\d+ \(judge\.host, judge\.port\)"

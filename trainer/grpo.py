@@ -20,10 +20,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
+from trl import import_utils
 
-from trainer.rollout import sample
+from trainer.rollout import sample, worth_a_tree
 from trainer.shared_prompt import Ids, causal_lm, completion_logprobs, supports_tree, worth_sharing
+
+# Where vLLM is installed, for the engine, TRL would import all of it, and warn of its version; it is not used here.
+import_utils.is_vllm_available = lambda *_args, **_kwargs: False
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402  # only now
+
+__all__ = ["GRPOConfig", "GroupTrainer", "group_advantages"]
 
 MAX_NODES = 512
 
@@ -58,7 +64,10 @@ class GroupTrainer(GRPOTrainer):
             prompts = _unpadded(input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep])
             completions = _unpadded(input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:])
             config = causal_lm(model).config.get_text_config()
-            if worth_sharing(prompts, completions, config.hidden_size, config.intermediate_size, MAX_NODES):
+            # Where every completion was masked, TRL's path keeps the zero loss differentiable.
+            if any(completions) and worth_sharing(
+                prompts, completions, config.hidden_size, config.intermediate_size, MAX_NODES
+            ):
                 with self.accelerator.autocast():
                     logps, entropies = completion_logprobs(
                         model, prompts, completions, temperature=self.temperature, max_nodes=MAX_NODES
@@ -75,7 +84,8 @@ class GroupTrainer(GRPOTrainer):
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **kwargs: Any
     ) -> tuple[list[list[int]], None]:
         """One completion for each entry of `prompt_ids`, in which a prompt stands `num_generations` times in a row."""
-        if not self._shares() or images is not None:
+        tree = self._shares() and images is None and worth_a_tree(num_generations, self.max_completion_length)
+        if not tree:
             out: tuple[list[list[int]], None] = super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, **kwargs
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +20,13 @@ import torch
 from datasets import Dataset as HubDataset
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
-from trl import GRPOConfig
 
 from contract.errors import OperatorError
 from contract.settings.loops import Training
 from trainer.dataset import Row
-from trainer.grpo import GroupTrainer
+from trainer.grpo import GroupTrainer, GRPOConfig
 from trainer.rewards import Reward
 
 NAMES = {
@@ -82,7 +82,7 @@ class _Reporter(TrainerCallback):
 
 def step_metrics(logs: dict[str, Any]) -> dict[str, float]:
     """TRL's log of a step under our names; what it did not log is not there."""
-    return {ours: float(logs[theirs]) for theirs, ours in NAMES.items() if theirs in logs}
+    return {ours: float(logs[theirs]) for theirs, ours in NAMES.items() if logs.get(theirs) is not None}
 
 
 def learn(
@@ -108,10 +108,16 @@ def learn(
         model=model,
         args=config(training, checkpoints),
         reward_funcs=reward,
-        train_dataset=HubDataset.from_list([{"prompt": row.messages, "reference": row.reference} for row in rows]),
+        train_dataset=HubDataset.from_list(
+            [
+                {"prompt": row.messages, "reference": row.reference}
+                for row in in_order(rows, training.steps * training.prompts_per_step, training.seed)
+            ]
+        ),
         processing_class=tokenizer,
         callbacks=[_Reporter(on_step)],
     )
+    trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
     norm = b_norm(trainer.model)
@@ -123,6 +129,17 @@ def learn(
         for entry in trainer.state.log_history
         if "reward" in entry
     ]
+
+
+def in_order(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """The prompts of a whole run, one after the other: every row once, shuffled, then again in another order.
+
+    Laid out beforehand, because TRL's sampler begins again with its first order after a resume in a later epoch.
+    """
+    order: list[Row] = []
+    for epoch in range(-(-count // len(rows))):
+        order += random.Random(f"{seed} {epoch}").sample(rows, len(rows))
+    return order[:count]
 
 
 def lora(training: Training) -> LoraConfig:
@@ -156,6 +173,7 @@ def config(training: Training, checkpoints: Path) -> GRPOConfig:
         save_steps=training.checkpoint_every,
         save_total_limit=2,
         logging_steps=1,
+        shuffle_dataset=False,
         report_to=[],
         disable_tqdm=True,
         seed=training.seed,

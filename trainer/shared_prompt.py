@@ -37,8 +37,7 @@ DENSE_MASK_FACTOR = 3.0
 class PrefixTree:
     """A trie of token sequences; nodes are numbered so that a parent comes before its children.
 
-    `tokens`, `parents` (-1 at the top) and `depths` have one entry per node. `add` returns the node of each token
-    of a sequence.
+    `tokens`, `parents` (-1 at the top) and `depths` have one entry per node.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -50,18 +49,23 @@ class PrefixTree:
         return len(self.tokens)
 
     def add(self, sequence: Sequence[int]) -> list[int]:
+        """The node of each token of `sequence`, from the top."""
         node, path = -1, []
-        for depth, token in enumerate(sequence):
-            child = self._children.get((node, token))
-            if child is None:
-                child = len(self.tokens)
-                self._children[node, token] = child
-                self.tokens.append(token)
-                self.parents.append(node)
-                self.depths.append(depth)
-            node = child
+        for token in sequence:
+            node = self.grow(node, token)
             path.append(node)
         return path
+
+    def grow(self, node: int, token: int) -> int:
+        """The child of `node` (-1 is above the top) with this token, made where there is none."""
+        child = self._children.get((node, token))
+        if child is None:
+            child = len(self.tokens)
+            self._children[node, token] = child
+            self.tokens.append(token)
+            self.parents.append(node)
+            self.depths.append(0 if node < 0 else self.depths[node] + 1)
+        return child
 
     def visible(self) -> Tensor:
         """Bool (N, N): row i is true at i and at every ancestor of i."""

@@ -46,9 +46,9 @@ class Training(Section):
     """GRPO on a LoRA adapter."""
 
     steps: int = Field(60, ge=1, description="optimiser steps")
-    prompts_per_step: int = Field(8, ge=1, description="distinct prompts of one step")
-    completions_per_prompt: int = Field(8, ge=2, le=64, description="size of a group")
-    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate")
+    prompts_per_step: int = Field(16, ge=1, description="distinct prompts of one step")
+    completions_per_prompt: int = Field(16, ge=2, le=64, description="size of a group")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
     lora_rank: int = Field(16, ge=1, le=512, description="rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="scale of the adapter")
     temperature: float = Field(1.0, gt=0, description="sampling temperature of the rollouts")

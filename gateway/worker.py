@@ -60,7 +60,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Reads the state, looks at every replica once, and begins to follow both."""
+        """Reads the state, then follows it and the replicas."""
         self.limits = Limits(self.settings.gateway.max_concurrent)
         self.upstream = Upstream(Timeouts.of(self.settings.gateway))
         self.keys, self.prices, snapshot = await asyncio.to_thread(self._read_all)

@@ -25,7 +25,7 @@ Classify the sentiment of this product review sentence. Answer with one word: po
 Review: {text}
 
 Sentiment:"""
-MAX_TOKENS = 6
+MAX_TOKENS = 4
 VERSION_HEADER = "x-millrace-model-version"
 
 Item = TypeVar("Item")

@@ -67,7 +67,7 @@ loops:
       min_rows: 400
     graders: [right-label]
     trigger: {{new_rows: {LABELLED}}}
-    training: {{steps: 60, max_completion_tokens: 6}}
+    training: {{steps: 40, max_completion_tokens: 4}}
     gate: {{min_rows: 300}}
 """
 

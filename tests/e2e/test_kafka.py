@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from contract.errors import MillraceError
 from contract.records import Invocation
 from contract.settings import SpoolSettings, StoreSettings
-from logger.client import LoggerClient
 from logger.frames import frame
 from logger.queries import page
 from logger.segments import first_seqs
@@ -20,25 +17,6 @@ from tests.logger.records import invocation
 pytestmark = pytest.mark.timeout(600)
 pytest_plugins = ["tests.e2e.broker_fixtures"]
 SMALL = SpoolSettings(segment_bytes=2**16)
-
-
-def health(logger: Logger) -> dict[str, Any]:
-    """The logger's report; empty while it does not answer."""
-    import asyncio
-
-    async def ask() -> dict[str, Any]:
-        async with LoggerClient(logger.settings.log.url, logger.token) as client:
-            return await client.health()
-
-    assert logger.process.poll() is None, logger.said()
-    try:
-        return asyncio.run(ask())
-    except MillraceError:
-        return {}
-
-
-def errors(logger: Logger) -> dict[str, str]:
-    return {row["producer"]: row["error"] for row in health(logger).get("producers", []) if row["error"]}
 
 
 def write(folder: Path, first: int, count: int, role: str = "gateway") -> None:
@@ -66,11 +44,11 @@ def test_records_cross_the_broker_from_two_loggers_in_order_and_once(tmp_path: P
     (other / "data" / "secret").write_text("ab" * 32)
     ship = Logger(tmp_path, role="ship", log=log)
     ingest = Logger(other, role="ingest", log=log)
-    until(lambda: health(ingest).get("cursor") == 800, what="ingestion")
+    until(lambda: ingest.health().get("cursor") == 800, what="ingestion")
     second = Logger(tmp_path / "second", role="ship", log=log, data=tmp_path / "data")
     assert second.wait() == 1
     assert f"a shipper of these spools is running already, in process {ship.process.pid}" in second.said()
-    assert all(row["records"] == 0 for row in health(ship)["producers"]) and not errors(ship) and not errors(ingest)
+    assert all(row["records"] == 0 for row in ship.health()["producers"]) and not ship.errors() and not ingest.errors()
     folder = tmp_path / "data" / "spool" / "gateway-0"
     until(lambda: len(first_seqs(folder)) == 1 and (folder / "shipped").read_text() == "500", what="deletion")
     assert (ship.stop(), ingest.stop()) == (0, 0)
@@ -84,10 +62,10 @@ def test_a_broker_that_comes_late_is_waited_for_and_named(tmp_path: Path, broker
     write(tmp_path, 0, 50)
     logger = Logger(tmp_path, log={"kafka": late.settings("late")})
     try:
-        until(lambda: "broker" in errors(logger), what="the error")
-        assert health(logger)["status"] == "degraded"
+        until(lambda: "broker" in logger.errors(), what="the error")
+        assert logger.health()["status"] == "degraded"
         late.start()
-        until(lambda: health(logger).get("cursor") == 50 and not errors(logger), what="ingestion")
+        until(lambda: logger.health().get("cursor") == 50 and not logger.errors(), what="ingestion")
         assert logger.stop() == 0
     finally:
         late.stop()
@@ -99,14 +77,14 @@ def test_a_broker_that_forgot_its_log_is_an_error_that_says_so_and_no_jump(tmp_p
     try:
         write(tmp_path, 0, 200)
         logger = Logger(tmp_path, log={"kafka": forgetful.settings("forgotten")})
-        until(lambda: health(logger).get("cursor") == 200, what="ingestion")
+        until(lambda: logger.health().get("cursor") == 200, what="ingestion")
         assert logger.stop() == 0
         forgetful.stop()
         forgetful.start()
         again = Logger(tmp_path)
         write(tmp_path, 200, 1)
-        until(lambda: "kafka:forgotten:0" in errors(again), what="the error")
-        assert "nothing is skipped" in errors(again)["kafka:forgotten:0"]
+        until(lambda: "kafka:forgotten:0" in again.errors(), what="the error")
+        assert "nothing is skipped" in again.errors()["kafka:forgotten:0"]
         assert again.stop() == 0
         assert len(ids(tmp_path)) == 200
     finally:
@@ -120,8 +98,8 @@ def test_foreign_messages_are_set_aside_and_a_gap_stops_its_producer_until_it_cl
     tmp_path: Path, broker: Broker
 ) -> None:
     logger = Logger(tmp_path, log={"kafka": broker.settings("gap")})
-    until(lambda: health(logger).get("status") == "ok", what="the start")
-    until(lambda: "broker" not in errors(logger) and "kafka:gap:0" in str(health(logger)), what="the topic")
+    until(lambda: logger.health().get("status") == "ok", what="the start")
+    until(lambda: "broker" not in logger.errors() and "kafka:gap:0" in str(logger.health()), what="the topic")
     from kafka import KafkaProducer
 
     producer = KafkaProducer(bootstrap_servers=[broker.address])
@@ -135,14 +113,14 @@ def test_foreign_messages_are_set_aside_and_a_gap_stops_its_producer_until_it_cl
     send("p-0", 3, 3, 4)  # 2 is missing
     send("q-0", 0, 0)
     send("p-0", 1, 1)  # seen
-    until(lambda: health(logger).get("cursor") == 3, what="what can be taken")
-    assert "records 2 to 2 of p-0 are missing" in errors(logger)["p-0"]
-    assert health(logger)["positions"] == [{"producer": "p-0", "next_seq": 2}, {"producer": "q-0", "next_seq": 1}]
+    until(lambda: logger.health().get("cursor") == 3, what="what can be taken")
+    assert "records 2 to 2 of p-0 are missing" in logger.errors()["p-0"]
+    assert logger.health()["positions"] == [{"producer": "p-0", "next_seq": 2}, {"producer": "q-0", "next_seq": 1}]
     logger.kill()
     again = Logger(tmp_path)
-    until(lambda: "p-0" in errors(again), what="the same error after a restart")
+    until(lambda: "p-0" in again.errors(), what="the same error after a restart")
     send("p-0", 2, 2, 3, 4)
-    until(lambda: health(again).get("cursor") == 6 and not errors(again), what="the end of the gap")
+    until(lambda: again.health().get("cursor") == 6 and not again.errors(), what="the end of the gap")
     producer.close()
     assert again.stop() == 0
     assert sorted(ids(tmp_path)) == [f"inv_p-0_{n}" for n in range(5)] + ["inv_q-0_0"]

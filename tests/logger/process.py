@@ -4,6 +4,7 @@
 ``python -m tests.logger.process SETTINGS.yaml ROLE [POINT COUNT]`` is what runs there.
 """
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,9 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from contract.errors import Overloaded
 from contract.settings import Settings, load_settings
+from logger.client import LoggerClient
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +88,23 @@ class Logger:
         status = self.process.wait(60)
         self.output.close()
         return status
+
+    def health(self) -> dict[str, Any]:
+        """Its report; empty while it does not answer."""
+
+        async def ask() -> dict[str, Any]:
+            async with LoggerClient(self.settings.log.url, self.token) as client:
+                return await client.health()
+
+        assert self.process.poll() is None, self.said()
+        try:
+            return asyncio.run(ask())
+        except Overloaded:
+            return {}
+
+    def errors(self) -> dict[str, str]:
+        """What holds it up, by producer, partition, store or broker."""
+        return {row["producer"]: row["error"] for row in self.health().get("producers", []) if row["error"]}
 
     @classmethod
     def end_those_after(cls, known: int) -> None:

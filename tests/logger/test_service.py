@@ -12,9 +12,10 @@ import pytest
 
 from contract.errors import AuthenticationFailed, InvalidRequest, Overloaded
 from contract.records import Charge, Status, TrainingStep
-from contract.settings import SpoolSettings
+from contract.settings import SpoolSettings, StoreSettings
 from logger.client import LoggerClient
 from logger.spool import Spool, claim_producer
+from logger.store import Store
 from tests.logger.process import Logger, until
 from tests.logger.records import invocation, label
 
@@ -239,22 +240,23 @@ def test_a_damaged_spool_stops_its_producer_alone_and_shows(tmp_path: Path) -> N
     segment.write_bytes(data)
     running = Logger(tmp_path)
     until(lambda: "stopped reading bad-0: the record at byte" in running.said(), what="the error")
-    report = {}
-
-    def both() -> bool:
-        import asyncio
-
-        async def ask() -> dict[str, object]:
-            async with LoggerClient(running.settings.log.url, running.token) as client:
-                return await client.health()
-
-        try:
-            report.update(asyncio.run(ask()))
-        except Overloaded:
-            return False
-        return report["cursor"] == 4
-
-    until(both, what="ingestion of what is whole")
+    until(lambda: running.health().get("cursor") == 4, what="ingestion of what is whole")
+    report = running.health()
     rows = {row["producer"]: row["error"] for row in report["producers"]}
     assert rows["good-0"] is None and "is damaged" in rows["bad-0"] and report["status"] == "degraded"
     assert running.stop() == 0
+
+
+def test_sigterm_commits_what_was_read(tmp_path: Path) -> None:
+    producer = claim_producer(tmp_path / "data" / "spool", "gateway")
+    spool = Spool(producer, SpoolSettings())
+    spool.append_many([invocation(f"inv_{n}") for n in range(7)])
+    spool.close()
+    producer.release()
+    running = Logger(tmp_path, log={"store": "{batch_delay: 1h}"})
+    until(lambda: [row["records"] for row in running.health().get("producers", [])] == [0], what="reading")
+    assert running.health()["cursor"] == 0
+    assert running.stop() == 0, running.said()
+    store = Store(tmp_path / "data" / "store" / "log.duckdb", StoreSettings())
+    assert (store.next_seqs(), store.cursor) == ({"gateway-0": 7}, 7)
+    store.close()

@@ -156,11 +156,11 @@ async def in_order(
             await child.start()
             keepers.append(asyncio.create_task(child.keep()))
         body = asyncio.ensure_future(run())
-        done, _ = await asyncio.wait({body, *keepers}, return_when=asyncio.FIRST_COMPLETED)
-        if body not in done:
-            body.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await body
+        try:
+            done, _ = await asyncio.wait({body, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            body.cancel()  # before the first child stops: a client in it would meet a gateway that drains
+            await asyncio.gather(body, return_exceptions=True)
         for task in done:
             task.result()
     finally:

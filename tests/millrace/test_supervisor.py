@@ -146,3 +146,27 @@ async def test_what_was_started_is_stopped_when_a_later_child_fails(tmp_path: Pa
     with pytest.raises(OperatorError):
         await in_order([good, bad], never, [bad, good])
     assert good.pid is None
+
+
+async def test_interrupted_the_body_ends_before_the_first_child_is_stopped(
+    tmp_path: Path, port: int, said: list[str]
+) -> None:
+    child = Supervised(a_child(tmp_path, port), said.append)
+    running, seen = asyncio.Event(), []
+
+    async def body() -> None:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append(child.pid)
+
+    stack = asyncio.create_task(in_order([child], body, [child]))
+    async with asyncio.timeout(20):
+        await running.wait()
+    alive = child.pid
+    stack.cancel()
+    await asyncio.gather(stack, return_exceptions=True)
+    assert seen == [alive]
+    assert alive is not None
+    assert child.pid is None

@@ -118,8 +118,8 @@ class _Server(uvicorn.Server):
         self._drain()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)  # first: to uvicorn a SIGINT while it is leaving means to drop everything
         self._drain()
-        super().handle_exit(sig, frame)
 
     def _drain(self) -> None:
         self.should_exit = True

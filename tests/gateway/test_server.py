@@ -192,7 +192,7 @@ async def test_what_outlasts_the_drain_gets_an_error_event_and_a_record(engine: 
         stream = await client.chat.completions.create(model="plain", messages=ASK, stream=True)
         reading = asyncio.create_task(collect(stream))
         await until(lambda: gateway.invocations())
-        gateway.process.terminate()
+        gateway.process.send_signal(signal.SIGINT)
         with pytest.raises(openai.APIError) as caught:
             await reading
         assert caught.value.code == "shutting_down"

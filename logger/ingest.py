@@ -124,7 +124,7 @@ class DirectIngester:
         paths = [
             path
             for producer, tail in self._tails.items()
-            if producer in self._committed
+            if producer in self._committed and producer not in self.errors
             for path in tail.deletable(self._committed[producer])
         ]
         if not paths:

@@ -11,21 +11,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contract.errors import SpoolError
+
 SUFFIX = ".seg"
+DIGITS = 20
 
 
 def segment_path(folder: Path, first_seq: int) -> Path:
     """The segment whose first record is ``first_seq``."""
-    return folder / f"{first_seq:020d}{SUFFIX}"
+    return folder / f"{first_seq:0{DIGITS}d}{SUFFIX}"
 
 
 def first_seqs(folder: Path) -> list[int]:
-    """First position of every segment, ascending; empty where there is no such folder."""
+    """First position of every segment, ascending; empty where there is no such folder.
+
+    Raises:
+        SpoolError: a file is called a segment and its name is no position.
+    """
     try:
         names = [path.name for path in folder.iterdir()]
     except FileNotFoundError:
         return []
-    return sorted(int(name.removesuffix(SUFFIX)) for name in names if name.endswith(SUFFIX))
+    stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+    for stem in stems:
+        if len(stem) != DIGITS or not stem.isdecimal():
+            raise SpoolError(f"{folder / stem}{SUFFIX} is no segment of ours; move it away")
+    return sorted(map(int, stems))
 
 
 def bytes_on_disk(folder: Path) -> int:

@@ -192,8 +192,9 @@ class Shipper:
                 write_position(line.folder, line.acknowledged)
                 line.saved = line.acknowledged
                 self._reach("after_save")
-            for path in line.tail.deletable(line.saved):
-                path.unlink()
+            if line.folder.name not in self.errors:
+                for path in line.tail.deletable(line.saved):
+                    path.unlink()
 
     def _look(self) -> None:
         self.lag = {name: measure(line.tail) for name, line in self._lines.items() if name not in self.errors}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from contract.errors import SpoolError
+from contract.errors import SpoolError, StorageFull
 from contract.settings import SpoolSettings
 from logger.producers import claim_slot
 from logger.reader import Backlog, Entry, SpoolReader
@@ -84,6 +84,8 @@ class Tail:
             return False
         try:
             Spool(producer, settings).close()
+        except StorageFull:
+            return False  # the disk is full now; the next look tries again
         finally:
             producer.release()
         return True

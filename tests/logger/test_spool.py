@@ -149,6 +149,12 @@ def test_a_missing_segment_is_an_error_not_a_jump(producer: Producer) -> None:
         SpoolReader(producer.folder, producer.name).read()
 
 
+def test_a_stray_file_among_the_segments_is_named(producer: Producer) -> None:
+    (producer.folder / "copy of 0.seg").write_bytes(b"")
+    with pytest.raises(SpoolError, match="copy of 0.seg is no segment of ours"):
+        Spool(producer, SMALL)
+
+
 def test_a_spool_that_ends_before_what_was_taken_from_it_is_not_the_same_spool(producer: Producer) -> None:
     spool = Spool(producer, SMALL)
     spool.append(invocation("inv_a"))

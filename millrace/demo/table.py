@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from contract.money import NANO
@@ -79,23 +80,21 @@ def is_above_all(results: Results) -> bool:
 def as_table(results: Results) -> Table:
     """The table, for a terminal."""
     labels = sorted(results.candidate.recall)
-    made = Table(title=f"{results.rows} held-out rows, intervals at {results.confidence:.0%}", title_justify="left")
-    made.add_column("")
-    for head in (
-        "right",
-        "interval",
-        *(f"recall {label}" for label in labels),
-        "tokens in + out",
-        "USD / 1,000",
-        "p50",
-    ):
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"{results.rows} held-out rows, intervals at {results.confidence:.0%}",
+        title_justify="left",
+    )
+    made.add_column("", no_wrap=True)
+    for head in ("right", "interval", f"recall of\n{', '.join(labels)}", "tokens\nin + out", "USD per\n1,000", "p50"):
         made.add_column(head, justify="right")
     for contender in [*results.beaten, results.candidate]:
-        recalls = [_percent(contender.recall[label].value) if contender.recall else "" for label in labels]
+        recall = ", ".join(_percent(contender.recall[label].value) for label in labels) if contender.recall else ""
         right = contender.right
         style = "bold" if contender is results.candidate else ""
-        interval = f"{_percent(right.low)} to {_percent(right.high)}"
-        made.add_row(contender.name, _percent(right.value), interval, *recalls, *_cells(contender.traffic), style=style)
+        interval = f"{_percent(right.low)}–{_percent(right.high)}"
+        made.add_row(contender.name, _percent(right.value), interval, recall, *_cells(contender.traffic), style=style)
     return made
 
 

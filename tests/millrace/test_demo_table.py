@@ -62,7 +62,7 @@ def test_the_table_shows_all_four_with_recall_tokens_cost_and_latency() -> None:
     assert "0.0040" in found["exact word"]
     assert "2.00 s" in found["exact word"]
     assert "44.4%" in found["to the labels"]
-    for cell in ("83.3%", "79.1% to 86.8%", "75.0%", "33.3%", "60 + 2.0", "0.0032", "0.50 s"):
+    for cell in ("83.3%", "79.1%–86.8%", "75.0%", "33.3%", "60 + 2.0", "0.0032", "0.50 s"):
         assert cell in found["candidate"]
 
 

@@ -21,7 +21,6 @@ from datasets import Dataset as HubDataset
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from contract.errors import OperatorError
 from contract.settings.loops import Training
@@ -44,6 +43,9 @@ NAMES = {
     "ungraded": "ungraded",
 }
 """TRL's names of what it logs, and ours."""
+
+WHOLE = "whole"
+"""The file that marks a checkpoint as complete."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ class _Reporter(TrainerCallback):
     ) -> None:
         if logs and "reward" in logs:
             self._on_step(Step(state.global_step, state.max_steps, step_metrics(logs)))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: a process killed while it saves leaves part of one."""
+    whole = [mark.parent for mark in folder.glob(f"checkpoint-*/{WHOLE}")]
+    return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 
 def step_metrics(logs: dict[str, Any]) -> dict[str, float]:
@@ -118,8 +129,8 @@ def learn(
         callbacks=[_Reporter(on_step)],
     )
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    last = last_checkpoint(checkpoints)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     norm = b_norm(trainer.model)
     if not norm > 0:
         raise OperatorError(f"the adapter did not learn: the norm of its B matrices is {norm}")

@@ -18,7 +18,7 @@ from contract.settings.loops import Training
 from tests.trainer import tiny
 from trainer.dataset import Row
 from trainer.grpo import GroupTrainer, group_advantages
-from trainer.learning import Step, b_norm, in_order, learn
+from trainer.learning import Step, b_norm, in_order, last_checkpoint, learn
 from trainer.rewards import Reward
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what TRL and torch warn of is theirs
@@ -69,7 +69,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_reward_rises_and_the_adapter_is_one_that_can_be_loaded(tmp_path: Path) -> None:
-    steps = learned(tmp_path, TRAINING.model_copy(update={"steps": 30, "learning_rate": 1e-2}))
+    steps = learned(tmp_path, TRAINING.model_copy(update={"steps": 30, "learning_rate": 1e-2, "lora_alpha": 8}))
     assert [step.number for step in steps] == list(range(1, 31))
     rewards = [step.metrics["reward"] for step in steps]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
@@ -158,3 +158,13 @@ def test_every_row_comes_once_before_any_comes_again_and_the_seed_decides_the_or
     assert found[:12] != found[12:24]
     assert found == in_order(rows(), 30, seed=1)
     assert found != in_order(rows(), 30, seed=2)
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: Path) -> None:
+    for step, files in ((2, ["whole"]), (10, ["whole", "adapter_config.json"]), (12, ["adapter_config.json"])):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in files:
+            (folder / name).touch()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert last_checkpoint(tmp_path / "none") is None

@@ -47,6 +47,7 @@ def llama(seed: int = 0, vocabulary: int = len(WORDS)) -> LlamaForCausalLM:
         num_attention_heads=6,
         num_key_value_heads=2,
         max_position_embeddings=256,
+        initializer_range=0.2,  # sharp enough that what is learned shows in the answers
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,
@@ -75,7 +76,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save(folder: Path) -> Path:
-    llama().save_pretrained(folder)
+    model = llama()
+    model.generation_config.eos_token_id = [0, 4, 6, 8, 10]  # a third of the vocabulary ends an answer
+    model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from contract.database import open_database, reading
+from contract.installation import Installation
+from trainer import jobs
+from trainer.jobs import Job, JobState
+from trainer.run import HELD
+from trainer.worker import MAX_KILLS, Worker, tail
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[sa.Engine]:
+    engine = open_database(f"sqlite:///{tmp_path}/millrace.db")
+    yield engine
+    engine.dispose()
+
+
+def running(database: sa.Engine) -> Job:
+    with database.begin() as connection:
+        job = jobs.create(connection, loop="triage", alias="triage", base="tiny", spec={}, cursor=0)
+        return jobs.claim(connection, job.id, "one")
+
+
+async def lives(worker: Worker, job: Job) -> int | None:
+    """Starts the job's process and waits for its end."""
+    await worker.start(job)
+    assert worker._child is not None
+    async with asyncio.timeout(30):
+        await worker._child.wait()
+    return await worker.reap()
+
+
+def worker(database: sa.Engine, folder: Path, code: str) -> Worker:
+    return Worker(database, Installation(folder), [sys.executable, "-c", code])
+
+
+def now(database: sa.Engine, job: Job) -> Job:
+    with reading(database) as connection:
+        found = jobs.get(connection, job.id)
+    assert found is not None
+    return found
+
+
+async def test_a_process_that_breaks_fails_its_job_with_the_end_of_its_log(database: sa.Engine, tmp_path: Path) -> None:
+    job = running(database)
+    assert await lives(worker(database, tmp_path, "raise SystemError('the disk is gone')"), job) == 1
+    assert now(database, job).status is JobState.FAILED
+    assert "SystemError: the disk is gone" in (now(database, job).error or "")
+
+
+async def test_a_process_that_was_killed_leaves_its_job_to_the_next_one(database: sa.Engine, tmp_path: Path) -> None:
+    job = running(database)
+    killed = worker(database, tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    for _ in range(MAX_KILLS - 1):
+        assert await lives(killed, job) == -9
+        assert now(database, job).status is JobState.RUNNING
+    await lives(killed, job)
+    assert now(database, job).status is JobState.FAILED
+    assert "SIGKILL (out of memory?)" in (now(database, job).error or "")
+
+
+async def test_a_process_that_found_its_job_held_changes_nothing(database: sa.Engine, tmp_path: Path) -> None:
+    job = running(database)
+    assert await lives(worker(database, tmp_path, f"raise SystemExit({HELD})"), job) == HELD
+    assert now(database, job).status is JobState.RUNNING
+
+
+async def test_stopping_ends_the_process_and_leaves_the_job_running(database: sa.Engine, tmp_path: Path) -> None:
+    job = running(database)
+    sleeping = worker(database, tmp_path, "import time; time.sleep(600)")
+    await sleeping.start(job)
+    assert sleeping.busy
+    await sleeping.stop()
+    assert not sleeping.busy
+    assert now(database, job).status is JobState.RUNNING
+
+
+def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("\n".join(str(n) for n in range(100)))
+    assert tail(tmp_path / "log", 3) == "97\n98\n99"
+    assert tail(tmp_path / "none") == ""

@@ -102,9 +102,12 @@ async def test_the_loop_starts_a_job_survives_a_kill_and_publishes_a_version_wit
     assert {row["step"] for row in steps} == set(range(1, STEPS + 1))
     assert len(charges) == 1
     assert charges[0]["amount"] > 0
-    assert 'millrace_train_step{loop="triage"} 8.0' in home.metrics()
-    assert 'millrace_train_jobs{state="succeeded"} 1.0' in home.metrics()
-    assert 'millrace_train_restarts_total{loop="triage"} 1.0' in home.metrics()
+
+    async def shown() -> bool:
+        wanted = ('step{loop="triage"} 8.0', 'jobs{state="succeeded"} 1.0', 'restarts_total{loop="triage"} 1.0')
+        return all(f"millrace_train_{each}" in home.metrics() for each in wanted)
+
+    await until(shown)
     trainer.send_signal(signal.SIGTERM)
     assert trainer.wait(60) == 0
 

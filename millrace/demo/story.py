@@ -32,11 +32,11 @@ from millrace.demo.watch import FINISHED, Watch
 from trainer.jobs import Job, JobState
 
 KEY_FILE = "api-key"
-BACKGROUND_RATE = 2.0
-"""Requests per second of the client that keeps asking while the model behind the name changes."""
+CALM_RATE, RELEASE_RATE = 0.5, 4.0
+"""Requests per second of the client that keeps asking: while the job learns on the same two cores, and from its end."""
 START_WITHIN = 180.0
 RELEASE_WITHIN = 300.0
-SEEN_LIVE = 20
+SEEN_LIVE = 40
 """Answers of the new version that the background client waits for."""
 POLL = 0.5
 
@@ -109,9 +109,9 @@ class Story:
             self._teller.say(f"job {job.id} is done and {job.version} is live since an earlier run")
             return job, []
         since = time.time_ns()
-        background = Background(client, self._rows, BACKGROUND_RATE)
+        background = Background(client, self._rows, CALM_RATE)
         asking = asyncio.create_task(background.run())
-        self._teller.say(f"a client keeps asking {MODEL!r} {BACKGROUND_RATE:g} times a second until the release")
+        self._teller.say(f"a client keeps asking {MODEL!r}, {CALM_RATE:g} requests a second while the job learns")
         try:
             job = await self._released(await self._trained(watch), watch, background)
         finally:
@@ -148,6 +148,8 @@ class Story:
         if job.version is None:
             self._teller.say("the job published no version: the candidate did not pass")
             return job
+        background.per_second = RELEASE_RATE
+        self._teller.say(f"the client asks {RELEASE_RATE:g} times a second now")
         deadline = time.monotonic() + RELEASE_WITHIN
         while watch.live_version() != job.version or background.versions[job.version] < SEEN_LIVE:
             reason = watch.refusal(job.version)

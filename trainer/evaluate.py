@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from judge.statistics import Share, recall_per_class
+from trainer import rollout
 from trainer.dataset import Message, Row
-from trainer.rollout import sample
-from trainer.shared_prompt import Ids, completion_logprobs
+from trainer.shared_prompt import Ids
 
 BATCH = 32
 
@@ -58,11 +58,9 @@ def answer(
     with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, torch.bfloat16, _is_bf16(model)):
         for first in range(0, len(rows), BATCH):
             prompts = [encode_prompt(tokenizer, row.messages) for row in rows[first : first + BATCH]]
-            drawn = sample(model, prompts, generations=1, max_new_tokens=max_new_tokens, eos_ids=eos, temperature=0)
-            greedy += [tokenizer.decode(tokens, skip_special_tokens=True).strip() for (tokens,) in drawn]
-            logps, _ = completion_logprobs(model, [p for p in prompts for _ in words], words * len(prompts))
-            best = logps.sum(1).view(len(prompts), len(words)).argmax(1).tolist()
-            constrained += [labels[index] for index in best]
+            drawn, scores = rollout.answer(model, prompts, words, max_new_tokens=max_new_tokens, eos_ids=eos)
+            greedy += [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in drawn]
+            constrained += [labels[index] for index in scores.argmax(1).tolist()]
             progress(len(greedy))
     model.train(was_training)
     return Answers(greedy, constrained)

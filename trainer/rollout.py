@@ -61,43 +61,112 @@ def sample(
     """
     done: list[list[Ids]] = []
     for first, last in _spans(prompts, max_nodes):
-        done += _sample_tree(
-            causal_lm(model), prompts[first:last], generations, max_new_tokens, eos_ids, temperature, generator
-        )
+        grove = Grove(causal_lm(model), prompts[first:last])
+        done += _sample(grove, generations, max_new_tokens, eos_ids, temperature, generator)
     return done
 
 
-def _sample_tree(
-    lm: nn.Module,
+@torch.no_grad()
+def answer(
+    model: nn.Module,
     prompts: Sequence[Ids],
+    words: Sequence[Ids],
+    *,
+    max_new_tokens: int,
+    eos_ids: Collection[int],
+    max_nodes: int = 512,
+) -> tuple[list[Ids], Tensor]:
+    """Each prompt's greedy completion, and the log-probability of each of `words` as its answer (B, words)."""
+    greedy: list[Ids] = []
+    scores: list[Tensor] = []
+    for first, last in _spans(prompts, max_nodes):
+        grove = Grove(causal_lm(model), prompts[first:last])
+        scores.append(_score(grove, words))
+        greedy += [group[0] for group in _sample(grove, 1, max_new_tokens, eos_ids, 0.0, None)]
+    return greedy, torch.cat(scores)
+
+
+class Grove:
+    """Prompts as one tree that has been run through the model, and that grows."""
+
+    def __init__(self, lm: nn.Module, prompts: Sequence[Ids]) -> None:
+        self._lm = lm
+        self._tree, self._cache = PrefixTree(), DynamicCache()
+        self.ends = [self._tree.add(prompt)[-1] for prompt in prompts]
+        """The last node of each prompt."""
+        self._seen = self._tree.visible().numpy()
+        self._hidden = self._run(0)
+
+    def logits(self, nodes: Sequence[int]) -> Tensor:
+        """What follows each node: (nodes, V), float32."""
+        logits: Tensor = self._lm.get_submodule("lm_head")(self._hidden[list(nodes)])
+        return logits.float()
+
+    def grow(self, children: Sequence[tuple[int, int]]) -> list[int]:
+        """Nodes for these (node, token), run through the model where they are new."""
+        known = len(self._tree)
+        nodes = [self._tree.grow(node, token) for node, token in children]
+        if len(self._tree) > known:
+            self._seen = _grown(self._seen, self._tree.parents[known:])
+            self._hidden = torch.cat([self._hidden, self._run(known)])
+        return nodes
+
+    def _run(self, first: int) -> Tensor:
+        """The nodes from `first` on, over a cache that holds those before; their hidden states (nodes, H)."""
+        device = next(self._lm.parameters()).device
+        out = self._lm.get_submodule(str(self._lm.base_model_prefix))(
+            input_ids=torch.tensor([self._tree.tokens[first:]], device=device),
+            position_ids=torch.tensor([self._tree.depths[first:]], device=device),
+            attention_mask=torch.from_numpy(self._seen[first:])[None, None].to(device),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
+
+
+def _sample(
+    grove: Grove,
     generations: int,
     max_new_tokens: int,
     eos_ids: Collection[int],
     temperature: float,
     generator: torch.Generator | None,
 ) -> list[list[Ids]]:
-    tree, cache = PrefixTree(), DynamicCache()
-    ends = [tree.add(prompt)[-1] for prompt in prompts]
-    seen = tree.visible().numpy()
-    hidden = _extend(lm, tree, 0, seen, cache)[ends]
-    leaves = [Leaf(number, (), node, generations) for number, node in enumerate(ends)]
-    done: list[list[Ids]] = [[] for _ in prompts]
-    while True:
-        drawn = draw(lm.get_submodule("lm_head")(hidden).float(), [x.count for x in leaves], temperature, generator)
-        grown: list[Leaf] = []
-        known = len(tree)
+    leaves = [Leaf(number, (), node, generations) for number, node in enumerate(grove.ends)]
+    done: list[list[Ids]] = [[] for _ in leaves]
+    while leaves:
+        logits = grove.logits([leaf.node for leaf in leaves])
+        drawn = draw(logits, [leaf.count for leaf in leaves], temperature, generator)
+        grown: list[tuple[Leaf, int, int]] = []
         for leaf, tokens in zip(leaves, drawn, strict=True):
             for token, count in sorted(Counter(tokens).items()):
                 longer = (*leaf.tokens, token)
                 if token in eos_ids or len(longer) == max_new_tokens:
                     done[leaf.prompt].extend([longer] * count)
                 else:
-                    grown.append(Leaf(leaf.prompt, longer, tree.grow(leaf.node, token), count))
-        if not grown:
-            return done
-        seen = _grown(seen, tree.parents[known:])
-        new = _extend(lm, tree, known, seen[known:], cache)
-        hidden, leaves = new[[leaf.node - known for leaf in grown]], grown
+                    grown.append((leaf, token, count))
+        nodes = grove.grow([(leaf.node, token) for leaf, token, _ in grown])
+        leaves = [
+            Leaf(leaf.prompt, (*leaf.tokens, token), node, count)
+            for (leaf, token, count), node in zip(grown, nodes, strict=True)
+        ]
+    return done
+
+
+def _score(grove: Grove, words: Sequence[Ids]) -> Tensor:
+    """The log-probability of each word after each prompt (prompts, words)."""
+    scores = torch.zeros(len(grove.ends), len(words))
+    at = {(prompt, word): node for prompt, node in enumerate(grove.ends) for word in range(len(words))}
+    for depth in range(max(map(len, words))):
+        places = [place for place in at if len(words[place[1]]) > depth]
+        logp = grove.logits([at[place] for place in places]).log_softmax(-1)
+        for row, (prompt, word) in enumerate(places):
+            scores[prompt, word] += float(logp[row, words[word][depth]])
+        longer = [place for place in places if len(words[place[1]]) > depth + 1]
+        nodes = grove.grow([(at[place], words[place[1]][depth]) for place in longer])
+        at.update(zip(longer, nodes, strict=True))
+    return scores
 
 
 def draw(logits: Tensor, counts: Sequence[int], temperature: float, generator: torch.Generator | None) -> list[Ids]:
@@ -107,20 +176,6 @@ def draw(logits: Tensor, counts: Sequence[int], temperature: float, generator: t
     probabilities = (logits / temperature).softmax(-1)
     drawn = torch.multinomial(probabilities, max(counts), replacement=True, generator=generator).tolist()
     return [tuple(row[:count]) for row, count in zip(drawn, counts, strict=True)]
-
-
-def _extend(lm: nn.Module, tree: PrefixTree, first: int, seen: np.ndarray, cache: DynamicCache) -> Tensor:
-    """Runs the nodes from `first` on, over a cache that holds those before; their hidden states (nodes, H)."""
-    device = next(lm.parameters()).device
-    out = lm.get_submodule(str(lm.base_model_prefix))(
-        input_ids=torch.tensor([tree.tokens[first:]], device=device),
-        position_ids=torch.tensor([tree.depths[first:]], device=device),
-        attention_mask=torch.from_numpy(seen)[None, None].to(device),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    hidden: Tensor = out.last_hidden_state[0]
-    return hidden
 
 
 def _grown(seen: np.ndarray, parents: Sequence[int]) -> np.ndarray:

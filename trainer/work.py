@@ -69,7 +69,7 @@ class Work:
         Raises:
             MillraceError: the job cannot go on; the message says why.
         """
-        torch.set_num_threads(self._settings.trainer.threads or os.cpu_count() or 1)
+        torch.set_num_threads(self._settings.trainer.threads or max(1, (os.cpu_count() or 1) - 1))
         stopwatch = Stopwatch(self._folder / "seconds.json", time.monotonic)
         baseline = self._stages.run("baseline", self._baseline)
         learned = self._stages.run("learned", lambda: self._learn(stopwatch))

@@ -4,7 +4,7 @@ from collections import Counter
 import torch
 
 from tests.trainer.tiny import groups, llama, with_adapter
-from trainer.rollout import draw, sample
+from trainer.rollout import answer, draw, sample
 from trainer.shared_prompt import Ids
 
 
@@ -58,3 +58,18 @@ def test_a_seed_decides_the_draw() -> None:
     first, second = (draw(logits, [4, 1, 3], 0.9, torch.Generator().manual_seed(5)) for _ in range(2))
     assert first == second
     assert [len(tokens) for tokens in first] == [4, 1, 3]
+
+
+def test_words_of_any_length_are_scored_beside_the_greedy_answer() -> None:
+    model = llama(vocabulary=97)
+    prompts = sorted(set(groups(1)[0]))
+    words = [(5,), (6, 7), (6, 8, 9)]
+    for max_nodes in (5, 512):
+        greedily, scores = answer(model, prompts, words, max_new_tokens=4, eos_ids={1}, max_nodes=max_nodes)
+        assert greedily == [greedy(model, prompt, {1}, 4) for prompt in prompts]
+        with torch.no_grad():
+            for row, prompt in enumerate(prompts):
+                for column, word in enumerate(words):
+                    logp = model(input_ids=torch.tensor([prompt + word])).logits[0].log_softmax(-1)
+                    expected = sum(float(logp[len(prompt) + i - 1, token]) for i, token in enumerate(word))
+                    assert abs(float(scores[row, column]) - expected) < 1e-4

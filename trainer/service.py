@@ -24,7 +24,7 @@ from contract.ids import new_id
 from contract.records import Decision
 from contract.settings import Loop, Settings, TrainerSettings
 from judge.graders import build_graders
-from logger.client import LoggerClient
+from logger.client import Count, LoggerClient
 from logger.spool import Spool, claim_producer
 from trainer import jobs
 from trainer.jobs import Job, JobState
@@ -153,10 +153,15 @@ class Scheduler:
             self._decide("skip_run", name, loop, decision.reason, evidence)
 
     async def _evidence(self, name: str, loop: Loop, latest: Job | None) -> Evidence:
+        async def count(after: int) -> Count:
+            chosen = loop.data.filter
+            return await self._client.count_labelled(
+                loop.model, loop.data.reference, after, chosen.metadata, chosen.finish_reasons
+            )
+
         after = latest.cursor if latest else 0
-        chosen = {"metadata": loop.data.filter.metadata, "finish_reasons": loop.data.filter.finish_reasons}
-        new = await self._client.count_labelled(loop.model, loop.data.reference, after, **chosen)  # type: ignore[arg-type]  # both keys have their parameter's type
-        old = await self._client.count_labelled(loop.model, loop.data.reference, 0, **chosen) if after else new  # type: ignore[arg-type]  # as above
+        new = await count(after)
+        old = await count(0) if after else new
         since = latest.created_ns if latest else self._first_seen.setdefault(name, time.time_ns())
         return Evidence(new.rows, old.rows, new.cursor, since)
 

@@ -191,7 +191,7 @@ class TrainerSettings(Section):
 
     host: str = Field("127.0.0.1", description="address of its /health and /metrics")
     port: int = Field(8093, ge=0, le=65535, description="its port")
-    threads: int = Field(0, ge=0, description="threads of a job; 0 takes every core but one, so that no thread waits for the engine's core")
+    threads: int = Field(0, ge=0, description="threads of a job; 0 takes every core but one, left to the engine")
     nice: int = Field(10, ge=0, le=19, description="CPU priority of a job, 19 is the lowest")
     price_per_hour: Usd = Field(0, description="USD per hour of training wall time")
     project: str = Field("default", description="project that training is charged to")

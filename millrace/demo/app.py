@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass
 from typing import TypeVar
 
-import httpx
+import httpx2
 from openai import AsyncOpenAI, OpenAIError
 
 from millrace.demo.data import Row
@@ -41,9 +41,9 @@ class Answer:
     version: str
 
 
-def connect(base_url: str, key: str, transport: httpx.AsyncBaseTransport | None = None) -> AsyncOpenAI:
+def connect(base_url: str, key: str, transport: httpx2.AsyncBaseTransport | None = None) -> AsyncOpenAI:
     """A client that does not retry: what fails is seen to fail. ``transport`` stands in for the network."""
-    http = httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(120, connect=5))
+    http = httpx2.AsyncClient(transport=transport, timeout=httpx2.Timeout(120, connect=5))
     return AsyncOpenAI(base_url=f"{base_url}/v1", api_key=key, max_retries=0, http_client=http)
 
 
@@ -126,7 +126,7 @@ class Background:
     async def _one(self, row: Row, stream: bool) -> None:
         try:
             answer = await ask(self._client, row, stream=stream, app=BACKGROUND_APP)
-        except (OpenAIError, httpx.HTTPError) as error:
+        except OpenAIError as error:
             self.failures.append(f"{type(error).__name__}: {error}")
         else:
             self.versions[answer.version] += 1

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-import httpx
 from openai import AsyncOpenAI, OpenAIError
 
 from contract.errors import OperatorError
@@ -52,7 +51,7 @@ class Application:
             number, row = numbered
             try:
                 await ask(self._client, row, stream=number % 2 == 0, app=app)
-            except (OpenAIError, httpx.HTTPError) as error:
+            except OpenAIError as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
                 return
             answers += 1

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 
 import aiohttp
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -26,13 +26,13 @@ ENGINE_ROUTES = (
 
 
 @pytest.fixture
-async def http(home: House) -> AsyncIterator[httpx.AsyncClient]:
+async def http(home: House) -> AsyncIterator[httpx2.AsyncClient]:
     headers = {"Authorization": f"Bearer {home.secret}"}
-    async with httpx.AsyncClient(base_url=home.url, headers=headers) as client:
+    async with httpx2.AsyncClient(base_url=home.url, headers=headers) as client:
         yield client
 
 
-def check_error(response: httpx.Response, status: int) -> dict[str, str | None]:
+def check_error(response: httpx2.Response, status: int) -> dict[str, str | None]:
     """Asserts the canonical shape; the error."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
@@ -45,7 +45,7 @@ def check_error(response: httpx.Response, status: int) -> dict[str, str | None]:
     return error
 
 
-async def test_every_wrong_method_is_405_in_the_openai_shape(http: httpx.AsyncClient) -> None:
+async def test_every_wrong_method_is_405_in_the_openai_shape(http: httpx2.AsyncClient) -> None:
     for (path, right), method in itertools.product(ROUTES.items(), METHODS):
         if method != right:
             response = await http.request(method, path)
@@ -53,7 +53,7 @@ async def test_every_wrong_method_is_405_in_the_openai_shape(http: httpx.AsyncCl
             assert right in response.headers["allow"]
 
 
-async def test_everything_else_is_404_in_the_openai_shape(http: httpx.AsyncClient, home: House) -> None:
+async def test_everything_else_is_404_in_the_openai_shape(http: httpx2.AsyncClient, home: House) -> None:
     for path, method in itertools.product(ENGINE_ROUTES, ("GET", "POST")):
         if (path, method) == ("/v1/models/", "POST"):
             continue  # the route of a model with an empty name
@@ -61,7 +61,7 @@ async def test_everything_else_is_404_in_the_openai_shape(http: httpx.AsyncClien
     assert home.engine.loads == []
 
 
-async def test_every_route_of_the_api_wants_a_key(http: httpx.AsyncClient) -> None:
+async def test_every_route_of_the_api_wants_a_key(http: httpx2.AsyncClient) -> None:
     for path, method in ROUTES.items():
         if path.startswith("/v1/"):
             for header in ("", "Bearer mr-nobody", "Basic x"):
@@ -70,7 +70,7 @@ async def test_every_route_of_the_api_wants_a_key(http: httpx.AsyncClient) -> No
                 assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_a_body_that_is_no_json_is_400_on_every_post_route(http: httpx.AsyncClient) -> None:
+async def test_a_body_that_is_no_json_is_400_on_every_post_route(http: httpx2.AsyncClient) -> None:
     for path, method in ROUTES.items():
         if method == "POST":
             for body in (b"", b"hello", b"[1]", b"\xff\xfe"):
@@ -78,7 +78,7 @@ async def test_a_body_that_is_no_json_is_400_on_every_post_route(http: httpx.Asy
 
 
 async def test_a_defect_of_ours_is_500_in_the_openai_shape(
-    http: httpx.AsyncClient, home: House, monkeypatch: pytest.MonkeyPatch
+    http: httpx2.AsyncClient, home: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(home.worker, "routes", None)
     chat = {"model": "plain", "messages": ASK}
@@ -89,7 +89,7 @@ async def test_a_defect_of_ours_is_500_in_the_openai_shape(
     assert (home.final().status, home.final().http_status) == ("failed", 500)
 
 
-async def test_every_answer_has_its_own_request_id(http: httpx.AsyncClient) -> None:
+async def test_every_answer_has_its_own_request_id(http: httpx2.AsyncClient) -> None:
     ids = [(await http.request(method, path)).headers["x-request-id"] for path, method in ROUTES.items()]
     assert len(set(ids)) == len(ROUTES)
 
@@ -106,7 +106,7 @@ async def test_the_models_are_public_names_and_nothing_else(home: House) -> None
     assert "secret" not in listed.model_dump_json()
 
 
-async def test_feedback_is_in_the_spool_when_it_is_answered(http: httpx.AsyncClient, home: House) -> None:
+async def test_feedback_is_in_the_spool_when_it_is_answered(http: httpx2.AsyncClient, home: House) -> None:
     async with home.client() as client:
         answer = await client.chat.completions.create(model="plain", messages=ASK)
     given = {"invocation": answer.id, "metric": "label", "value": "positive", "choice": 0}
@@ -125,17 +125,17 @@ async def test_another_projects_answers_take_no_feedback(home: House) -> None:
     stranger = make_key(home.settings, project="stranger")
     given = {"invocation": answer.id, "metric": "label", "value": "positive"}
     headers = {"Authorization": f"Bearer {stranger}"}
-    async with httpx.AsyncClient(base_url=home.url, headers=headers) as http:
+    async with httpx2.AsyncClient(base_url=home.url, headers=headers) as http:
         await until_known(http)
         check_error(await http.post("/v1/feedback", json=given), 404)
 
 
-async def until_known(http: httpx.AsyncClient) -> None:
+async def until_known(http: httpx2.AsyncClient) -> None:
     while (await http.get("/v1/models")).status_code == 401:
         pass  # the test's own timeout bounds this
 
 
-async def test_a_revoked_key_stops_working_on_a_running_gateway(http: httpx.AsyncClient, home: House) -> None:
+async def test_a_revoked_key_stops_working_on_a_running_gateway(http: httpx2.AsyncClient, home: House) -> None:
     assert (await http.get("/v1/models")).status_code == 200
     with home.worker.database.begin() as connection:
         revoke_key(connection, list_keys(connection)[0].id)
@@ -144,7 +144,7 @@ async def test_a_revoked_key_stops_working_on_a_running_gateway(http: httpx.Asyn
     assert "revoked" in str(check_error(response, 401)["message"])
 
 
-async def test_ready_says_why_not(http: httpx.AsyncClient, home: House) -> None:
+async def test_ready_says_why_not(http: httpx2.AsyncClient, home: House) -> None:
     response = await http.get("/ready")
     assert (response.status_code, response.json()) == (200, {"ready": True, "reasons": []})
     await home.engine.stop()
@@ -163,7 +163,7 @@ async def test_a_database_that_cannot_be_read_shows_on_ready(home: House, monkey
 
 
 async def test_health_version_and_metrics_need_no_key(home: House) -> None:
-    async with httpx.AsyncClient(base_url=home.url) as http:
+    async with httpx2.AsyncClient(base_url=home.url) as http:
         assert (await http.get("/health")).json() == {"status": "ok"}
         assert (await http.get("/version")).json()["version"]
         page = await http.get("/metrics")
@@ -173,7 +173,7 @@ async def test_health_version_and_metrics_need_no_key(home: House) -> None:
 
 
 async def test_no_secret_is_on_any_page_or_in_any_log_line(
-    http: httpx.AsyncClient, home: House, caplog: pytest.LogCaptureFixture
+    http: httpx2.AsyncClient, home: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with home.client() as client:
         await client.chat.completions.create(model="plain", messages=[{"role": "user", "content": "canary-prompt"}])

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from openai import OpenAIError
 
@@ -32,20 +32,20 @@ def whole(content: str) -> dict[str, Any]:
     return {"id": "chatcmpl-inv_1", "object": "chat.completion", "created": 1, "model": "triage", "choices": choices}
 
 
-def answering(*pieces: str, ends: bool = True) -> Callable[[httpx.Request], httpx.Response]:
-    def answer(request: httpx.Request) -> httpx.Response:
+def answering(*pieces: str, ends: bool = True) -> Callable[[httpx2.Request], httpx2.Response]:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         headers = {VERSION_HEADER: "triage@0123456789ab"}
         if not json.loads(request.content)["stream"]:
-            return httpx.Response(200, headers=headers, json=whole("".join(pieces)))
+            return httpx2.Response(200, headers=headers, json=whole("".join(pieces)))
         text = "".join(chunk(piece, None) for piece in pieces) + (chunk(None, "stop") if ends else "")
         headers["content-type"] = "text/event-stream"
-        return httpx.Response(200, headers=headers, text=text + "data: [DONE]\n\n")
+        return httpx2.Response(200, headers=headers, text=text + "data: [DONE]\n\n")
 
     return answer
 
 
-def client(handler: Callable[[httpx.Request], httpx.Response]):
-    return connect("http://gateway", "mr-key", httpx.MockTransport(handler))
+def client(handler: Callable[[httpx2.Request], httpx2.Response]):
+    return connect("http://gateway", "mr-key", httpx2.MockTransport(handler))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -59,9 +59,9 @@ async def test_streamed_or_not_the_answer_is_the_same(stream: bool) -> None:
 async def test_the_review_is_the_conversation() -> None:
     seen: list[dict[str, Any]] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         seen.append(json.loads(request.content))
-        return httpx.Response(200, json=whole("positive"))
+        return httpx2.Response(200, json=whole("positive"))
 
     async with client(answer) as openai:
         await ask(openai, ROW, stream=False)
@@ -76,11 +76,11 @@ async def test_a_stream_that_just_ends_is_a_failure() -> None:
 
 
 async def test_feedback_names_the_answer_the_metric_and_the_label() -> None:
-    seen: list[httpx.Request] = []
+    seen: list[httpx2.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         seen.append(request)
-        return httpx.Response(200, json={})
+        return httpx2.Response(200, json={})
 
     async with client(answer) as openai:
         await give_label(openai, "inv_1", "negative")
@@ -92,13 +92,13 @@ async def test_the_background_client_counts_by_version_and_forgets_no_failure() 
     enough = asyncio.Event()
     served = 0
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         nonlocal served
         served += 1
         if served == 6:
             enough.set()
         if served == 3:
-            return httpx.Response(503, json={"error": {"message": "no replica", "type": "server_error"}})
+            return httpx2.Response(503, json={"error": {"message": "no replica", "type": "server_error"}})
         return answering("positive")(request)
 
     async with client(answer) as openai:

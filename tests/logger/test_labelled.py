@@ -64,6 +64,29 @@ def test_feedback_may_come_before_its_answer(store: Store) -> None:
     assert answers(store) == [("inv_late", "good")] and orphans(store) == 0
 
 
+def test_who_reads_on_misses_no_answer_that_came_after_its_feedback(store: Store) -> None:
+    put(store, label("fb_1", "inv_late"), label("fb_2", None, conversation="c"), label("fb_3", "inv_a"))
+    put(store, invocation("inv_a"))
+    seen = labelled(store, LABEL, 500)[-1]["cursor"]
+    put(store, invocation("inv_late"), invocation("inv_first", conversation="c"))
+    assert answers(store, Selection("triage", "label", after=seen)) == [("inv_late", "good"), ("inv_first", "good")]
+    assert answers(store, Selection("triage", "label", until=seen)) == [("inv_a", "good")]
+
+
+def test_a_newer_answer_of_a_conversation_is_not_news_of_its_feedback(store: Store) -> None:
+    put(store, invocation("inv_a", conversation="c", time=1), label("fb_1", None, conversation="c"))
+    seen = labelled(store, LABEL, 500)[-1]["cursor"]
+    put(store, invocation("inv_b", conversation="c", time=2))
+    assert answers(store, Selection("triage", "label", after=seen)) == []
+
+
+def test_a_page_is_not_cut_between_the_choices_of_an_answer(store: Store) -> None:
+    put(store, label("fb_1", "inv_a", '"x"'), label("fb_2", "inv_a", '"y"', choice=1))
+    two = '[{"index":0,"message":{"content":"A"}},{"index":1,"message":{"content":"B"}}]'
+    put(store, invocation("inv_a", choices=two, finish_reasons=["stop", "stop"]))
+    assert [row["choice"] for row in labelled(store, LABEL, 1)] == [0, 1]
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -13,7 +13,7 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt, its right answer, and what may not be torn apart."""
+    """A prompt, its right answer, what may not be torn apart, and the metadata that the request came with."""
 
     id: str
     messages: list[Message]
     reference: str
     group: str
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _read(labelled: Iterable[Mapping[str, Any]], dropped: Counter[str]) -> list[
         else:
             plain = [{"role": str(message["role"]), "content": message["content"]} for message in messages]
             group = found.get("conversation") or found.get("user") or normalised(plain)
-            rows.append(Row(found["invocation"], plain, reference.strip(), str(group)))
+            rows.append(Row(found["invocation"], plain, reference.strip(), str(group), found.get("metadata") or {}))
     return rows
 
 

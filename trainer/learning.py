@@ -26,7 +26,7 @@ from contract.errors import OperatorError
 from contract.settings.loops import Training
 from trainer.dataset import Row
 from trainer.grpo import GroupTrainer, GRPOConfig
-from trainer.rewards import Reward
+from trainer.rewards import Reward, item
 
 NAMES = {
     "reward": "reward",
@@ -121,7 +121,7 @@ def learn(
         reward_funcs=reward,
         train_dataset=HubDataset.from_list(
             [
-                {"prompt": row.messages, "reference": row.reference}
+                {"prompt": row.messages, "item": item(row)}
                 for row in in_order(rows, training.steps * training.prompts_per_step, training.seed)
             ]
         ),

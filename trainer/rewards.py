@@ -5,6 +5,7 @@ A failed grade is never a score: the completion is masked, the failure is counte
 many failed stops the job. Equal completions of equal prompts are graded once.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -12,9 +13,16 @@ from typing import Any
 
 from contract.errors import OperatorError
 from contract.grading import Grader, GraderError, Sample, by_id
+from judge.answers import item_of
+from trainer.dataset import Row
 
 MAX_FAILED = 0.2
 """The share of a step's completions that may go without a grade."""
+
+
+def item(row: Row) -> str:
+    """What the graders' templates read under ``item``, as JSON: the same as in live scoring."""
+    return json.dumps(item_of({"messages": row.messages, "metadata": row.metadata}, row.reference))
 
 
 class TooManyFailures(OperatorError):
@@ -35,20 +43,20 @@ class Reward:
         self,
         prompts: list[list[dict[str, Any]]],
         completions: list[list[dict[str, Any]]],
-        reference: list[str],
+        item: list[str],
         log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float | None]:
-        """The mean over the graders, for each completion.
+        """The mean over the graders, for each completion; ``item`` as `item` made it.
 
         Raises:
             TooManyFailures: over `MAX_FAILED` of them have no grade.
         """
         texts = [completion[0]["content"] for completion in completions]
-        keys = [(repr(prompt), ref, text) for prompt, ref, text in zip(prompts, reference, texts, strict=True)]
+        keys = list(zip(item, texts, strict=True))
         samples = {
-            key: Sample(id=str(number), output_text=text, messages=prompt, item={"reference_answer": ref})
-            for number, (key, prompt, ref, text) in enumerate(zip(keys, prompts, reference, texts, strict=True))
+            key: Sample(id=str(number), output_text=key[1], messages=prompt, item=json.loads(key[0]))
+            for number, (key, prompt) in enumerate(zip(keys, prompts, strict=True))
         }
         graded = await self._grade(list(samples.values()))
         rewards = [graded[samples[key].id] for key in keys]

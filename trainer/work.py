@@ -120,11 +120,10 @@ class Work:
                 metadata=self._loop.data.filter.metadata,
                 finish_reasons=self._loop.data.filter.finish_reasons,
             )
-        parsed = [
-            {**row, "messages": json.loads(row["messages"]), "reference": json.loads(row["reference"])}
+        return [
+            row | {name: json.loads(row[name] or "null") for name in ("messages", "metadata", "reference")}
             for row in table.to_pylist()
         ]
-        return parsed
 
     @cached_property
     def _weights(self) -> str:

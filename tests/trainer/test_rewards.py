@@ -6,7 +6,8 @@ import pytest
 
 from contract.grading import GraderError, Sample, Score
 from judge.graders import build_grader
-from trainer.rewards import Reward, TooManyFailures
+from trainer.dataset import Row
+from trainer.rewards import Reward, TooManyFailures, item
 
 EXACT = build_grader(
     "exact",
@@ -42,13 +43,29 @@ class Failing:
 async def rewards(reward: Reward, texts: list[str], reference: str = "yes") -> list[float | None]:
     prompts: list[list[dict[str, Any]]] = [[{"role": "user", "content": "is it?"}]] * len(texts)
     completions = [[{"role": "assistant", "content": text}] for text in texts]
+    row = Row("inv_1", prompts[0], reference, "g", {"team": "x"})
     return await reward(
-        prompts, completions, reference=[reference] * len(texts), log_metric=lambda name, value: None, other=1
+        prompts, completions, item=[item(row)] * len(texts), log_metric=lambda name, value: None, other=1
     )
 
 
 async def test_the_reward_is_the_graders_score() -> None:
     assert await rewards(Reward([EXACT]), ["yes", "no", "yes "]) == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("path", ["item.metadata.team", "item.messages[0].content", "item.reference_answer"])
+async def test_a_grader_sees_in_training_what_it_sees_live(path: str) -> None:
+    grader = build_grader(
+        "seen",
+        {
+            "type": "string_check",
+            "operation": "eq",
+            "input": "{{ sample.output_text }}",
+            "reference": f"{{{{ {path} }}}}",
+        },
+    )
+    answers = {"item.metadata.team": "x", "item.messages[0].content": "is it?", "item.reference_answer": "yes"}
+    assert await rewards(Reward([grader]), [answers[path], "other"]) == [1.0, 0.0]
 
 
 async def test_several_graders_give_their_mean() -> None:

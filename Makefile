@@ -32,10 +32,11 @@ demo: install ## the whole loop on this machine: traffic, feedback, training, pr
 	$(BIN)/millrace demo $(if $(filter 0,$(KEEP)),--no-keep)
 
 test: install lint ## everything that needs no GPU
-	$(BIN)/pytest $(UNIT) tests/e2e
+	$(BIN)/pytest --numprocesses 2 $(UNIT)
+	$(BIN)/pytest tests/e2e
 
 check: install lint ## lint and unit tests, under 3 minutes
-	$(BIN)/pytest $(UNIT)
+	$(BIN)/pytest --numprocesses 2 -m "not slow" $(UNIT)
 
 lint: ## ruff, mypy --strict, the floors
 	$(BIN)/ruff check .

@@ -100,6 +100,7 @@ def until(condition: Callable[[], Any], seconds: float = 40.0) -> Any:
     raise AssertionError(f"not within {seconds} s")
 
 
+@pytest.mark.slow
 def test_prometheus_scrapes_evaluates_every_rule_and_answers_every_panel(ask: Callable[..., Any]) -> None:
     def value(query: str) -> float | None:
         result = ask("query", query=query)["result"]

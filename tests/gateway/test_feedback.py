@@ -28,7 +28,7 @@ def parsed(**fields: Any) -> Feedback:
     return parse_feedback(document, METRICS, "p", SECRET, 5 * 10**9)
 
 
-@pytest.mark.parametrize("reference", [OWN, f"chatcmpl-{OWN}"])
+@pytest.mark.parametrize("reference", [OWN, f"chatcmpl-{OWN}"], ids=["invocation", "response"])
 def test_feedback_on_an_answer_by_either_id(reference: str) -> None:
     record = parsed(invocation=reference, choice=2, author="ann")
     assert (record.invocation, record.choice, record.author, record.project) == (OWN, 2, "ann", "p")
@@ -47,6 +47,7 @@ def test_feedback_on_a_conversation() -> None:
 @pytest.mark.parametrize(
     "reference",
     ["inv_1", OWN[:-1] + ("0" if OWN[-1] != "0" else "1"), new_invocation_id("other", SECRET), "", "é" * 48],
+    ids=["short", "forged", "another project's", "empty", "not ASCII"],
 )
 def test_an_invented_id_or_another_projects_is_404_and_named(reference: str) -> None:
     with pytest.raises(NotFound) as caught:

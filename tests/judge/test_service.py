@@ -47,6 +47,7 @@ async def ready_as(state: str, house: House, port: int | None = None) -> None:
     await until(says_so)
 
 
+@pytest.mark.slow
 async def test_every_labelled_answer_is_scored_exactly_once_though_the_judge_is_killed_again_and_again(
     build: Callable[..., House],
 ) -> None:

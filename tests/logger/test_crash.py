@@ -13,6 +13,7 @@ from tests.logger.process import Logger, until
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.slow
 def test_killed_around_a_commit_and_a_deletion_nothing_is_lost_and_nothing_is_twice(tmp_path: Path) -> None:
     randomness, seen = random.Random(0), Seen()
     for point in (("before_commit", 1), ("after_commit", 2), ("after_delete", 1)):
@@ -21,6 +22,7 @@ def test_killed_around_a_commit_and_a_deletion_nothing_is_lost_and_nothing_is_tw
     compare(tmp_path, seen)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_the_store_loses_nothing(tmp_path: Path) -> None:
     """DuckDB survives a commit without room and dies of a checkpoint without room; then a new start goes on."""
     randomness, seen = random.Random(1), Seen()
@@ -43,6 +45,7 @@ def test_a_disk_that_is_full_for_the_store_loses_nothing(tmp_path: Path) -> None
     compare(tmp_path, seen)
 
 
+@pytest.mark.slow
 def test_a_torn_write_ahead_log_loses_nothing(tmp_path: Path) -> None:
     """DuckDB drops a torn end without a word; what was in it is still in the spool, and is read again."""
     randomness, seen = random.Random(2), Seen()

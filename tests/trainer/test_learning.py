@@ -81,6 +81,7 @@ def test_the_reward_rises_and_the_adapter_is_one_that_can_be_loaded(tmp_path: Pa
     assert b_norm(model) > 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_at_its_checkpoint_and_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"

@@ -53,6 +53,7 @@ async def over(house: House) -> Job:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_the_loop_starts_a_job_survives_a_kill_and_publishes_a_version_with_its_history(home: House) -> None:
     fill(home, ROWS)
@@ -112,6 +113,7 @@ async def test_the_loop_starts_a_job_survives_a_kill_and_publishes_a_version_wit
     assert trainer.wait(60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_a_job_that_cannot_go_on_fails_with_the_reason(home: House) -> None:
     for number in range(ROWS):

@@ -73,7 +73,7 @@ class Loop(Section):
     """From the log to a better version of one model."""
 
     model: str = Field(description="public name that new versions are released under")
-    base: str = Field(description="model of the settings that the adapter is trained on")
+    base: str = Field(description="model of the settings that every job trains a fresh adapter on")
     data: Data = Field(description="the rows it learns from")
     graders: list[str] = Field(min_length=1, description="names under `graders`; their mean is the reward")
     trigger: Trigger = Field(description="what starts a job")

@@ -12,10 +12,11 @@ MODEL_TIMEOUT = 2400
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that needs the story waits for the whole of it."""
+    """The first test that needs the story waits for the whole of it; the one that ends it is the last."""
     for item in items:
         if "story" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(MODEL_TIMEOUT))
+    items.sort(key=lambda item: item.name == "test_stopping_ends_every_process")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from contract.settings import load_settings
+from tests.dashboards.metrics import dashboards_metrics, exposed
 from tests.e2e import stack as stacks
 from tests.e2e.story import HANG_UPS, REQUESTS, Story
 
@@ -109,6 +110,11 @@ def test_every_labelled_answer_was_judged_exactly_once_and_rightly(story: Story)
     for score in scores:
         right = said[score["invocation"]] == story.labels[score["invocation"]]
         assert (score["value"], score["error"]) == (1.0 if right else 0.0, None)
+
+
+def test_every_metric_that_a_rule_or_a_panel_names_is_on_a_page_of_the_running_stack(story: Story) -> None:
+    shown = set[str]().union(*(exposed(page) for page in story.metrics.values()))
+    assert dashboards_metrics() - shown == set()
 
 
 def test_a_second_up_on_the_same_folder_is_refused(story: Story) -> None:

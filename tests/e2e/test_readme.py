@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README is run: its client against the running stack, its settings file, its commands."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+from millrace.cli import app
+from tests.e2e import stack as stacks
+from tests.e2e.story import Story
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path) -> Path:
+    file = tmp_path / "millrace.yaml"
+    file.write_text(block("yaml"))
+    return file
+
+
+def millrace(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "millrace", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_client_of_the_readme_gets_an_answer_and_its_feedback_is_taken(story: Story) -> None:
+    code = block("python").replace("http://127.0.0.1:8080", story.stack.url).replace("mr-…", story.key)
+    code += "\nprint(answer.id, answer.choices[0].message.content)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("chatcmpl-inv_")
+
+
+def test_the_settings_file_of_the_readme_is_good(settings_file: Path) -> None:
+    done = millrace("config", "check", "--config", settings_file)
+    assert (done.returncode, done.stdout.strip()) == (0, "the settings are good")
+    assert millrace("keys", "create", "--config", settings_file).stdout.startswith("mr-")
+
+
+def test_every_command_in_the_readme_is_there() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= targets
+    group = typer.main.get_command(app)
+    said = re.findall(r"[`/]millrace ((?:[a-z]+ ?)+)", README)
+    assert len(said) >= 4
+    for words in said:
+        command = group
+        for word in words.split():
+            if hasattr(command, "commands"):
+                assert word in command.commands, words
+                command = command.commands[word]
+
+
+def test_a_gateway_alone_serves_an_engine_that_is_given_by_its_url(story: Story, tmp_path: Path) -> None:
+    (port,) = stacks.free_ports(1)
+    file = tmp_path / "millrace.yaml"
+    price = {"input": 0.1, "cached_input": 0.05, "output": 0.2}
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "data_dir": str(tmp_path / "data"),
+                "gateway": {"host": "127.0.0.1", "port": port, "workers": 1},
+                "engines": [
+                    {"name": "e", "url": story.stack.settings.engines[0].base_url, "base_model": "smollm2-135m"}
+                ],
+                "models": {"small": {"engine": "e", "price": price}},
+            }
+        )
+    )
+    key = millrace("keys", "create", "--config", file).stdout.strip()
+    gateway = subprocess.Popen([sys.executable, "-m", "millrace", "serve", "gateway", "--config", str(file)])
+    try:
+        deadline = time.monotonic() + 60
+        while not is_ready(port):
+            assert gateway.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        code = block("python").replace(":8080", f":{port}").replace("mr-…", key).replace('"triage"', '"small"')
+        code = code.split("client.post")[0] + "\nprint(answer.model, answer.usage.total_tokens)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        assert done.stdout.startswith("small "), done.stderr
+    finally:
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(60) == 0
+
+
+def is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False

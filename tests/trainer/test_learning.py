@@ -169,3 +169,9 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: P
             (folder / name).touch()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert last_checkpoint(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("generations", [8, 10, 12, 16, 32])
+@pytest.mark.parametrize("reward", [1 / 3, 1 / 5, 0.7])
+def test_a_group_of_equal_rewards_teaches_nothing_whatever_they_round_to(reward: float, generations: int) -> None:
+    assert not group_advantages(torch.full((2 * generations,), reward), generations).any()

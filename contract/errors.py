@@ -6,6 +6,7 @@
     │   ├── UnknownParameter           400     invalid_request_error    unknown_parameter
     │   ├── UnsupportedParameter       400     invalid_request_error    unsupported_parameter
     │   ├── PayloadTooLarge            413     invalid_request_error    payload_too_large
+    │   ├── BodyTimeout                408     invalid_request_error    body_timeout
     │   └── MethodNotAllowed           405     invalid_request_error    method_not_allowed
     ├── AuthenticationFailed           401     authentication_error     invalid_api_key
     ├── PermissionDenied               403     permission_error         (given)
@@ -77,6 +78,13 @@ class PayloadTooLarge(InvalidRequest):
 
     status = 413
     default_code = "payload_too_large"
+
+
+class BodyTimeout(InvalidRequest):
+    """The body did not come in time."""
+
+    status = 408
+    default_code = "body_timeout"
 
 
 class MethodNotAllowed(InvalidRequest):

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.errors import (
+    BodyTimeout,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -124,6 +125,8 @@ def error_response(error: MillraceError, headers: dict[str, str] | None = None) 
         told["retry-after"] = str(math.ceil(error.retry_after))
     if error.status == 401:
         told["www-authenticate"] = "Bearer"
+    if isinstance(error, BodyTimeout):
+        told["connection"] = "close"  # nobody waits for the rest of the body
     return JSONResponse(error.body(), error.status, told)
 
 
@@ -145,7 +148,11 @@ async def post_feedback(request: Request) -> dict[str, Any]:
     """Writes down what a user said."""
     worker, key = _worker(request), _authenticate(request)
     worker.accept()
-    body = parse_body(await read_body(request.scope, request.receive, worker.settings.gateway.max_body))
+    reservation = worker.limits.reserve()
+    try:
+        body = parse_body(await read_body(request.scope, request.receive, worker.settings.gateway))
+    finally:
+        reservation.settle()
     record = parse_feedback(body, worker.settings.log.feedback, key.project, worker.secret, time.time_ns())
     worker.spool.append(record)
     return as_answer(record)

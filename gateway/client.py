@@ -5,14 +5,15 @@ import asyncio
 from types import TracebackType
 
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from contract.errors import MillraceError, PayloadTooLarge
+from contract.errors import BodyTimeout, MillraceError, PayloadTooLarge
+from contract.settings import GatewaySettings
 from gateway.sse import event_of
 
 
 class ClientGone(Exception):
-    """The client has hung up."""
+    """The client has hung up, or has stopped reading."""
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -23,16 +24,25 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-async def read_body(scope: Scope, receive: Receive, at_most: int) -> bytes:
-    """The request's body, bounded while it is read.
+async def read_body(scope: Scope, receive: Receive, settings: GatewaySettings) -> bytes:
+    """The request's body, bounded in size and time while it is read.
 
     Raises:
-        PayloadTooLarge: it is, or says that it is, longer than ``at_most`` bytes.
+        PayloadTooLarge: it is, or says that it is, longer than ``gateway.max_body``.
+        BodyTimeout: its end did not come within ``gateway.body_timeout``.
         ClientGone: the client hung up before its end.
     """
-    length = header(scope, b"content-length")
+    length, at_most = header(scope, b"content-length"), settings.max_body
     if length is not None and length.isdecimal() and int(length) > at_most:
         raise PayloadTooLarge(f"the body has {length} bytes; at most {at_most} are taken (gateway.max_body)")
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            return await _read_all(receive, at_most)
+    except TimeoutError:
+        raise BodyTimeout(f"the body did not come within {settings.body_timeout:g} s (gateway.body_timeout)") from None
+
+
+async def _read_all(receive: Receive, at_most: int) -> bytes:
     pieces, size = [], 0
     while True:
         message = await receive()
@@ -86,10 +96,11 @@ class ClientWatch:
 
 
 class Reply:
-    """What goes back to the client."""
+    """What goes back to the client; each method raises `ClientGone` where it takes nothing for ``timeout`` seconds."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, timeout: float) -> None:
         self._send = send
+        self._timeout = timeout
         self.status: int | None = None
 
     @property
@@ -99,19 +110,26 @@ class Reply:
 
     async def start(self, status: int, headers: list[tuple[str, str]]) -> None:
         """Sends the head."""
-        self.status = status
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        self.status = status
+        await self._pass({"type": "http.response.start", "status": status, "headers": raw})
 
     async def send(self, piece: bytes) -> None:
         """Sends a piece; waits where the client reads slowly."""
         if piece:
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            await self._pass({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end(self, piece: bytes = b"") -> None:
         """Sends the last piece."""
-        await self._send({"type": "http.response.body", "body": piece})
+        await self._pass({"type": "http.response.body", "body": piece})
 
     async def break_off(self, error: MillraceError) -> None:
         """Ends a stream that has begun, with an error event; without ``[DONE]``, as it is not done."""
         await self.end(event_of(orjson.dumps(error.body())))
+
+    async def _pass(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._send(message)
+        except TimeoutError:
+            raise ClientGone from None

@@ -195,12 +195,13 @@ def parse_body(body: bytes) -> dict[str, Any]:
     """A request body as a JSON object.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: it is none, or is nested too deeply.
     """
     try:
         document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not JSON: {error}", code="invalid_json") from None
+        orjson.dumps(document)  # orjson reads deeper than it writes; all of this is to be written again
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
+        raise InvalidRequest(f"the body is not JSON that can be taken: {error}", code="invalid_json") from None
     if not isinstance(document, dict):
         raise InvalidRequest("the body is not a JSON object", code="invalid_json")
     return document

@@ -56,7 +56,7 @@ class Relay:
         worker.accept()
         entry = Entry(new_invocation_id(key.project, worker.secret), key, ENDPOINT, worker.settings.log.policy)
         scope["state"]["request_id"] = entry.invocation
-        exchange = Exchange(worker, entry, Reply(send))
+        exchange = Exchange(worker, entry, Reply(send, worker.settings.gateway.send_timeout))
         try:
             await exchange.serve(scope, receive)
         finally:
@@ -99,7 +99,7 @@ class Exchange:
         worker, entry = self._worker, self._entry
         reservation = worker.limits.reserve()
         try:
-            body = parse_body(await read_body(scope, receive, worker.settings.gateway.max_body))
+            body = parse_body(await read_body(scope, receive, worker.settings.gateway))
             entry.asked = str(body.get("model", ""))[:MAX_MODEL_NAME]
             entry.request = parse_chat(body, worker.settings.gateway)
             entry.target = worker.routes.snapshot.resolve(entry.request.model)

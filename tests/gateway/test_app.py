@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every route: what it answers, and the one shape of every error."""
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import httpx2
@@ -11,13 +13,19 @@ import openai
 import pytest
 
 from gateway.keys import list_keys, revoke_key
-from tests.gateway.house import ASK, House, make_key, until
+from tests.gateway.engine import FakeEngine
+from tests.gateway.house import ASK, House, house, make_key, settings, until
 
 ROUTES = {
     "/v1/chat/completions": "POST", "/v1/models": "GET", "/v1/models/plain": "GET", "/v1/feedback": "POST",
     "/health": "GET", "/ready": "GET", "/metrics": "GET", "/version": "GET",
 }  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+DEEP = b"[" * 260 + b"]" * 260
+TOO_DEEP = (
+    b'{"model":' + DEEP + b"}", b'{"metric":' + DEEP + b"}",
+    b'{"model":"plain","tools":[{"type":"function","function":{"name":"f","parameters":{"a":' + DEEP + b"}}}]}",
+)  # fmt: skip
 ENGINE_ROUTES = (
     "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/invocations", "/inference/v1/generate",
     "/tokenize", "/detokenize", "/pause", "/sleep", "/collective_rpc", "/server_info", "/load", "/scale_elastic_ep",
@@ -73,7 +81,7 @@ async def test_every_route_of_the_api_wants_a_key(http: httpx2.AsyncClient) -> N
 async def test_a_body_that_is_no_json_is_400_on_every_post_route(http: httpx2.AsyncClient) -> None:
     for path, method in ROUTES.items():
         if method == "POST":
-            for body in (b"", b"hello", b"[1]", b"\xff\xfe"):
+            for body in (b"", b"hello", b"[1]", b"\xff\xfe", *TOO_DEEP):
                 assert check_error(await http.post(path, content=body), 400)["code"] == "invalid_json"
 
 
@@ -187,8 +195,6 @@ async def test_no_secret_is_on_any_page_or_in_any_log_line(
 
 
 async def test_a_client_that_hangs_up_in_its_body_leaves_an_aborted_record(home: House) -> None:
-    import asyncio
-
     reader, writer = await asyncio.open_connection("127.0.0.1", int(home.url.rsplit(":", 1)[1]))
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {home.secret}\r\n"
     writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
@@ -211,3 +217,22 @@ async def test_a_chunked_body_is_bounded_while_it_is_read(home: House) -> None:
         async with session.post(f"{home.url}/v1/chat/completions", data=endless(), headers=headers) as response:
             assert response.status == 413
             assert (await response.json())["error"]["code"] == "payload_too_large"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/feedback"])
+async def test_a_body_that_does_not_come_is_408_and_gives_its_place_back(
+    engine: FakeEngine, tmp_path: Path, path: str
+) -> None:
+    configured = settings(tmp_path, engine.url, gateway="max_concurrent: 1, body_timeout: 0.5s")
+    async with house(engine, configured) as home, httpx2.AsyncClient(base_url=home.url) as http:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(home.url.rsplit(":", 1)[1]))
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {home.secret}\r\n"
+        writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        await until(lambda: home.worker.limits.in_flight == 1)
+        answer = (await reader.read()).decode()  # to the end: the connection is closed
+        assert answer.startswith("HTTP/1.1 408")
+        assert json.loads(answer.split("\r\n\r\n")[1])["error"]["code"] == "body_timeout"
+        headers = {"Authorization": f"Bearer {home.secret}"}
+        check_error(await http.post(path, content=b"x", headers=headers), 400)
+        writer.close()
+        await writer.wait_closed()

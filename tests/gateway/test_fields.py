@@ -171,7 +171,10 @@ def test_an_assistants_own_answer_may_come_back_as_it_was() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"5", b"\xff", b'{"a":"\\ud800"}', b"[" * 5000, b"NaN"])
+DEEP = b'{"a":' + b"[" * 1000 + b"]" * 1000 + b"}"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"5", b"\xff", b'{"a":"\\ud800"}', b"[" * 5000, DEEP, b"NaN"])
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="body") as caught:
         parse_body(body)

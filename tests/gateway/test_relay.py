@@ -439,3 +439,20 @@ async def test_a_model_name_that_does_not_exist_makes_no_metric_of_its_own(home:
     page = home.worker.metrics.page().decode()
     assert "made-up" not in page
     assert 'millrace_invocations_total{model="unknown",status="refused"} 1.0' in page
+
+
+async def test_a_client_that_stops_reading_is_cut_off_and_pays_for_what_came(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.script = Script(words=["x" * 1_000_000] * 40)  # more than the kernel keeps for a reader
+    configured = settings(tmp_path, engine.url, gateway="send_timeout: 0.5s", policy='payload: "off"')
+    async with house(engine, configured) as home:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(home.url.rsplit(":", 1)[1]), limit=1)
+        body = json.dumps({"model": "plain", "messages": ASK, "stream": True})
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {home.secret}\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        await until(lambda: any(record.status == "aborted" for record in home.invocations()))
+        await until(lambda: engine.aborts == 1)
+        assert (home.final().prompt_tokens, home.worker.limits.in_flight) == (PROMPT_TOKENS, 0)
+        writer.transport.abort()
+        assert reader is not None

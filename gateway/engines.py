@@ -42,12 +42,12 @@ class EngineClient:
 
         Raises:
             AdapterRefused: the engine will not serve it, with the engine's reason.
-            NoConnection: the engine did not answer.
+            NoConnection: the engine did not answer, or has no room, or is not well: it says nothing of the adapter.
         """
         body = {"lora_name": name, "lora_path": path}
         status, answer = await self._ask("POST", "/v1/load_lora_adapter", body, LOAD_TIMEOUT)
         if status != 200 and name not in await self.models():
-            raise AdapterRefused(f"the engine refused to load {name} ({status}): {_reason(answer)}")
+            raise await self._refusal(status, f"the engine refused to load {name} ({status}): {_reason(answer)}")
 
     async def unload(self, name: str) -> None:
         """Drops an adapter; nothing happens where the replica does not hold it.
@@ -62,7 +62,7 @@ class EngineClient:
 
         Raises:
             AdapterRefused: it answers with an error or with nothing that is an answer.
-            NoConnection: the engine did not answer.
+            NoConnection: as for `load`, or the engine lost the model.
         """
         body = {"model": name, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1, "temperature": 0}
         status, answer = await self._ask("POST", "/v1/chat/completions", body, PROBE_TIMEOUT)
@@ -71,7 +71,15 @@ class EngineClient:
                 return int(answer["usage"]["completion_tokens"])
         except (KeyError, IndexError, TypeError, ValueError):
             pass  # no completion: the same as any other wrong answer
-        raise AdapterRefused(f"{name} did not answer a probe ({status}): {_reason(answer)}")
+        message = f"{name} did not answer a probe ({status}): {_reason(answer)}"
+        if status == 404:
+            raise NoConnection(message)
+        raise await self._refusal(status, message)
+
+    async def _refusal(self, status: int, message: str) -> AdapterRefused | NoConnection:
+        """Whether an error was the adapter's or the engine's own."""
+        health, _ = await self._ask("GET", "/health", None, LOOK_TIMEOUT)
+        return NoConnection(message) if status in (429, 503) or health >= 500 else AdapterRefused(message)
 
     async def _ask(self, method: str, path: str, body: Any, timeout: float) -> tuple[int, Any]:
         limit = aiohttp.ClientTimeout(total=timeout)

@@ -5,7 +5,8 @@ It runs in every worker; the one that holds the lease acts. Once a second, top t
 
 1. a version in a loaded state that a replica does not hold (it restarted) is loaded there again;
 2. a version published and admitted is loaded on every replica, seen in its list of models, and asked for one token:
-   then it is a candidate; where an engine refuses it, it is retired with the engine's reason and no name moves;
+   then it is a candidate; where an engine that is well refuses it, it is retired with the engine's reason and no name
+   moves;
 3. a candidate goes live, its public name points at it and its predecessor drains, in one transaction;
 4. a version that has drained is unloaded everywhere and retired.
 
@@ -128,7 +129,8 @@ class Reconciler:
             return  # its engine is in another gateway's settings
         try:
             tokens = [await self._load(client, version) for client in clients]
-        except NoConnection:
+        except NoConnection as error:
+            _log.warning("%s waits for its engine: %s", version.id, error)
             return  # the engine's fault, not the version's: again at the next step
         except AdapterRefused as error:
             await self._give_up(version, error.message)
@@ -174,13 +176,14 @@ class Reconciler:
         self._decide("retire", version, reason, {"drained_seconds": waited})
 
     async def _give_up(self, version: Version, reason: str) -> None:
+        # First, as it raises where another process is the reconciler now, and may have brought this version live.
+        await asyncio.to_thread(self._move, version, State.RETIRED, reason)
+        self._decide("retire", version, reason, {})
         for client in self._clients(version):
             try:
                 await client.unload(version.id)
             except NoConnection:
                 continue  # a replica that went away forgets by itself
-        await asyncio.to_thread(self._move, version, State.RETIRED, reason)
-        self._decide("retire", version, reason, {})
         _log.error("%s is retired: %s", version.id, reason)
 
     def _clients(self, version: Version) -> list[EngineClient]:

@@ -44,6 +44,7 @@ class FakeEngine:
         self.answer: Handler = whole_or_streamed
         self.loaded: dict[str, str] = {}
         self.load_error: tuple[int, str] | None = None
+        self.health = 200
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.loads: list[str] = []
@@ -57,6 +58,7 @@ class FakeEngine:
     async def start(self) -> None:
         """Listens; on the same port as before, where there was one."""
         app = web.Application(client_max_size=2**26)
+        app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/load_lora_adapter", self._load)
@@ -79,6 +81,9 @@ class FakeEngine:
     def chats(self) -> list[dict[str, Any]]:
         """Bodies of the chat requests, without probes."""
         return [body for body in self.requests if body["messages"][0]["content"] != "ping"]
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.Response(status=self.health)
 
     async def _models(self, _request: web.Request) -> web.Response:
         names = [BASE, *self.loaded]

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from contract import registry
+from contract.database import leases
 from contract.errors import SettingsError
 from contract.registry import State, Version
 from gateway import rollout, routes
@@ -139,7 +140,40 @@ async def test_an_adapter_that_does_not_answer_its_probe_is_retired_and_unloaded
     new = publish(home, "one")
     await until(lambda: version(home, new).state is State.RETIRED)
     assert "nan in logits" in version(home, new).reason
-    assert (home.engine.loaded, target(home)) == ({}, None)
+    await until(lambda: not home.engine.loaded)
+    assert target(home) is None
+
+
+@pytest.mark.parametrize(("status", "health"), [(429, 200), (503, 200), (500, 503)])
+async def test_an_engine_that_has_no_room_or_is_not_well_costs_no_version_its_life(
+    home: House, status: int, health: int
+) -> None:
+    home.engine.load_error, home.engine.health = (status, "busy"), health
+    new = publish(home, "one")
+    await until(lambda: len(home.engine.loads) >= 2)
+    home.engine.load_error = None
+    serve, probes = home.engine.answer, []
+
+    async def busy(_engine: FakeEngine, _request: Any, body: dict[str, Any]) -> Any:
+        probes.append(body)
+        return error(status, "busy")
+
+    home.engine.answer = busy
+    await until(lambda: len(probes) >= 2)
+    home.engine.answer, home.engine.health = serve, 200
+    await live(home, new)
+
+
+async def test_a_reconciler_that_lost_its_lease_unloads_nothing(home: House, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
+        with home.worker.database.begin() as connection:
+            connection.execute(leases.update().values(holder="another", expires_ns=2**62))
+        return error(500, "nan in logits")
+
+    home.engine.answer = broken
+    new = publish(home, "one")
+    await until(lambda: "another process took the lease" in caplog.text)
+    assert (home.engine.unloads, version(home, new).state) == ([], State.PUBLISHED)
 
 
 async def test_an_engine_that_is_away_costs_no_version_its_life(home: House) -> None:

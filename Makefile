@@ -20,9 +20,9 @@ export ENGINE TORCH_INDEX
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test check lint soak lock clean
+.PHONY: help install demo test check lint soak bench-gateway lock clean
 help: ## what there is to type
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## .venv, pinned packages, the small model, the demo's data; each once
 	@test -n "$(PYTHON)" || { echo "Millrace needs Python 3.11 or newer with its venv module, for example: sudo apt-get install python3 python3-venv"; exit 2; }
@@ -46,6 +46,9 @@ lint: ## ruff, mypy --strict, the floors
 
 soak: install ## the long counts; resumable, results under bench/results
 	$(BIN)/python -m bench.soak
+
+bench-gateway: install ## the gateway beside its peers, on a machine that does nothing else
+	$(BIN)/python -m bench.gateway
 
 lock: install ## write requirements/*.lock anew from pyproject.toml
 	$(BIN)/python scripts/lock.py

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints the table and writes ``bench/results/gateway.json``.
+
+Every candidate runs on one core, the client and the upstream on the other. Rounds are interleaved, so that what else
+the machine does hits all alike, and the median round counts. On a busy machine it refuses.
+
+Usage: python -m bench.gateway [--rounds N] [--seconds S] [--only plain|streamed] [--without litellm ...]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.gateway import load, upstream
+from bench.gateway.peers import OTHER_CORE, Candidate, candidates, free_port, process
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench" / "results" / "gateway.json"
+NAMES = ("nothing", "millrace", "vllm-router", "litellm")
+BUSY = 0.15
+"""The share of the machine that others may use before a run counts for nothing."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One row of the table."""
+
+    kind: str
+    connections: int
+    bytes: int
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.kind}, {self.connections} at once, {self.bytes} B"
+
+
+PLAIN = [Scenario("plain", connections, size) for size in (260, 32_000) for connections in (1, 32, 256)]
+STREAMED = [Scenario("streamed", connections, 260) for connections in (1, 64, 256)]
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gateway")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--only", choices=("plain", "streamed"))
+    parser.add_argument("--without", nargs="*", default=[], choices=NAMES)
+    arguments = parser.parse_args()
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("two cores are needed: one for the gateway, one for the client and the upstream")
+    _refuse_if_busy()
+    names = [name for name in NAMES if name not in arguments.without]
+    found: dict[Scenario, dict[str, list[load.Run]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind, scenarios in (("plain", PLAIN), ("streamed", STREAMED)):
+            if arguments.only in (None, kind):
+                folder = Path(scratch, kind)
+                folder.mkdir()
+                found |= _measure(kind, scenarios, names, arguments.rounds, arguments.seconds, folder)
+    medians = {scenario: {name: _median(runs) for name, runs in by.items()} for scenario, by in found.items()}
+    Console(width=110).print(_table(medians, names))
+    _write(medians, arguments.rounds, arguments.seconds)
+
+
+def _measure(
+    kind: str, scenarios: list[Scenario], names: list[str], rounds: int, seconds: int, folder: Path
+) -> dict[Scenario, dict[str, list[load.Run]]]:
+    found: dict[Scenario, dict[str, list[load.Run]]] = {each: {name: [] for name in names} for each in scenarios}
+    port = free_port()
+    with (
+        _upstream(kind, port, folder),
+        candidates(names, port, load.request(260, kind == "streamed"), folder) as gateways,
+    ):
+        for number in range(rounds):
+            for scenario in scenarios:
+                body = load.request(scenario.bytes, kind == "streamed")
+                for gateway in gateways:
+                    found[scenario][gateway.name].append(_run(gateway, body, scenario, seconds, folder))
+                rates = ", ".join(f"{name} {runs[-1].rate:,.0f}/s" for name, runs in found[scenario].items())
+                print(f"round {number + 1}/{rounds}, {scenario.title}: {rates}", file=sys.stderr, flush=True)
+    return found
+
+
+def _run(gateway: Candidate, body: bytes, scenario: Scenario, seconds: int, folder: Path) -> load.Run:
+    gateway.pause(stopped=False)
+    others = _others()
+    load.run(gateway, body, scenario.connections, 1, folder)  # warm
+    result = load.run(gateway, body, scenario.connections, seconds, folder)
+    gateway.pause(stopped=True)
+    if result.failed:
+        print(f"{gateway.name}: {result.failed} of {result.requests} failed ({scenario.title})", file=sys.stderr)
+    share = (_others() - others) / (2 * seconds)
+    if share > BUSY:
+        raise SystemExit(f"others used {share:.0%} of the machine meanwhile: these figures would mean nothing")
+    return result
+
+
+@contextmanager
+def _upstream(kind: str, port: int, folder: Path) -> Iterator[None]:
+    if kind == "plain":
+        command = ["nginx", "-c", str(upstream.nginx_config(folder, port)), "-p", str(folder)]
+    else:
+        command = [sys.executable, "-m", "bench.gateway.upstream", str(port)]
+    with process(command, OTHER_CORE, folder / "upstream.log", ROOT if kind == "streamed" else None):
+        time.sleep(0.5)
+        yield
+
+
+def _others() -> float:
+    """CPU seconds of every process that is none of ours."""
+    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    total = 0.0
+    for each in psutil.process_iter(["pid", "cpu_times"]):
+        if each.info["pid"] not in ours and each.info["cpu_times"] is not None:
+            total += each.info["cpu_times"].user + each.info["cpu_times"].system
+    return total
+
+
+def _refuse_if_busy() -> None:
+    share = psutil.cpu_percent(2.0) / 100
+    if share > BUSY:
+        raise SystemExit(f"this machine is busy ({share:.0%}): no figure measured now would mean anything")
+
+
+def _median(runs: list[load.Run]) -> dict[str, float]:
+    fields = {
+        name: statistics.median(getattr(run, name) for run in runs) for name in ("rate", "p50", "p99", "cpu_per_event")
+    }
+    return {
+        **fields,
+        "failed": sum(run.failed for run in runs),
+        "cpu_per_request": statistics.median(run.cpu / run.requests for run in runs),
+    }
+
+
+def _table(medians: dict[Scenario, dict[str, dict[str, float]]], names: list[str]) -> Table:
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title="requests/s · p50 · p99; streams: CPU per event",
+        title_justify="left",
+    )
+    made.add_column("", no_wrap=True)
+    for name in names:
+        made.add_column(name, justify="right")
+    for scenario, by in medians.items():
+        cells = []
+        for name in names:
+            one = by[name]
+            cell = f"{one['rate']:,.0f}/s\n{one['p50'] * 1e3:.2f} · {one['p99'] * 1e3:.2f} ms"
+            if scenario.kind == "streamed" and name != "nothing":
+                cell += f"\n{one['cpu_per_event'] * 1e6:.1f} µs"
+            cells.append(cell + (f"\n{one['failed']:.0f} failed" if one["failed"] else ""))
+        made.add_row(scenario.title, *cells)
+    return made
+
+
+def _write(medians: dict[Scenario, dict[str, dict[str, float]]], rounds: int, seconds: int) -> None:
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+    document = {
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()},
+        "commit": commit,
+        "rounds": rounds,
+        "seconds": seconds,
+        "scenarios": [{**asdict(scenario), "medians": by} for scenario, by in medians.items()],
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(document, indent=1))
+    print(f"written to {RESULTS.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import aiohttp
 
-from contract.errors import OperatorError
+from contract.errors import EngineUnavailable, OperatorError
 from contract.settings import Engine
 
 WAIT_SECONDS = 300.0
+"""For an engine that is not started here; one that is has its own `start_timeout`."""
 POLL_SECONDS = 2.0
 
 
-async def served_weights(engine: Engine, wait: float = WAIT_SECONDS) -> str:
+async def served_weights(engine: Engine, wait: float | None = None) -> str:
     """The folder or hub id behind the engine's base model; waits for an engine that is starting.
 
     Raises:
-        OperatorError: the engine does not answer within ``wait`` seconds, or serves no such model.
+        EngineUnavailable: it does not answer within ``wait`` seconds (None: as long as it may take to start).
+        OperatorError: it serves no such model, or from a folder that is not here.
     """
-    deadline = time.monotonic() + wait
+    deadline = time.monotonic() + (patience(engine) if wait is None else wait)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
         while True:
             try:
@@ -30,7 +32,7 @@ async def served_weights(engine: Engine, wait: float = WAIT_SECONDS) -> str:
                 break
             except (TimeoutError, aiohttp.ClientError) as error:
                 if time.monotonic() > deadline:
-                    raise OperatorError(
+                    raise EngineUnavailable(
                         f"engine {engine.name} at {engine.base_url} does not say which weights it serves: {error}"
                     ) from error
                 await asyncio.sleep(POLL_SECONDS)
@@ -41,6 +43,11 @@ async def served_weights(engine: Engine, wait: float = WAIT_SECONDS) -> str:
     root = str(roots[0])
     _check_visible(engine, Path(root))
     return root
+
+
+def patience(engine: Engine) -> float:
+    """Seconds that the engine may take to start."""
+    return engine.launch.start_timeout if engine.launch else WAIT_SECONDS
 
 
 def _check_visible(engine: Engine, root: Path) -> None:

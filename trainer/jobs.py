@@ -12,13 +12,14 @@ the job where it was.
 
 import enum
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from contract import changes, leases
+from contract.database import changes as feed
 from contract.database import job_events, jobs
 from contract.errors import DatabaseError
 from contract.ids import new_id
@@ -102,9 +103,26 @@ def get(connection: sa.Connection, identifier: str) -> Job | None:
 
 def latest(connection: sa.Connection, loop: str) -> Job | None:
     """The newest job of a loop."""
-    query = jobs.select().where(jobs.c.loop == loop).order_by(jobs.c.created_ns.desc(), jobs.c.id.desc()).limit(1)
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _job(row)
+    return next(newest_first(connection, loop), None)
+
+
+def newest_first(connection: sa.Connection, loop: str) -> Iterator[Job]:
+    """The jobs of a loop, read as they are asked for."""
+    query = jobs.select().where(jobs.c.loop == loop).order_by(jobs.c.created_ns.desc(), jobs.c.id.desc())
+    with connection.execute(query) as rows:
+        for row in rows:
+            yield _job(row)
+
+
+def first_seen(connection: sa.Connection, loop: str, now_ns: Clock = time.time_ns) -> int:
+    """When a loop was first asked after. The feed of changes keeps it, so a restart does not begin the wait anew."""
+    query = sa.select(sa.func.min(feed.c.time_ns)).where(feed.c.topic == "loops", feed.c.subject == loop)
+    known: int | None = connection.scalar(query)
+    if known is not None:
+        return known
+    now = now_ns()
+    changes.note(connection, "loops", loop, lambda: now)
+    return now
 
 
 def in_states(connection: sa.Connection, states: Collection[JobState]) -> list[Job]:

@@ -4,7 +4,8 @@
 Stages: dataset, baseline, learning, evaluation, gate, publishing. Each leaves its result under
 ``data_dir/jobs/<job>/``; a process that is killed is followed by one that goes on there, GRPO at its last checkpoint.
 
-Exit codes: 0 the job succeeded; 1 it failed and says why in its row; 75 another worker holds it.
+Exit codes: 0 the job succeeded; 1 it failed and says why in its row; 75 it is left for later: another worker holds it,
+or the logger, the engine or the disk has no room for it now.
 """
 
 import argparse
@@ -20,13 +21,13 @@ import sqlalchemy as sa
 import yaml
 
 from contract.database import open_database
-from contract.errors import DatabaseError, MillraceError
+from contract.errors import DatabaseError, MillraceError, Overloaded
 from contract.settings import Settings, load_settings
 from logger.spool import Spool, claim_producer
 from trainer import jobs
 from trainer.heartbeat import Heartbeat, JobLost
 
-HELD = 75
+LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
 ROLE = "trainer"
 
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with closing(Spool(producer, settings.log.spool)) as spool:
             return _work(settings, database, spool, given.job, f"{socket.gethostname()}/{producer.name}")
+    except (JobLost, Overloaded) as error:
+        print(f"millrace: job {given.job} is left for later: {error}", file=sys.stderr, flush=True)
+        return LATER
     finally:
         producer.release()
         database.dispose()
@@ -53,15 +57,18 @@ def _work(settings: Settings, database: sa.Engine, spool: Spool, identifier: str
             job = jobs.claim(connection, identifier, holder)
     except DatabaseError as error:
         print(f"millrace: {error}", file=sys.stderr, flush=True)
-        return HELD
+        return LATER
     with Heartbeat(database, identifier, holder) as heartbeat:
         try:
             from trainer.work import Work  # torch and TRL take seconds to load: only once the job is ours
 
             Work(settings, job, database, spool, heartbeat.check).run()
-        except JobLost as error:
-            print(f"millrace: {error}", file=sys.stderr, flush=True)
-            return HELD
+        except JobLost:
+            raise
+        except Overloaded as error:
+            with database.begin() as connection:
+                jobs.event(connection, identifier, f"The job is left for later: {error}", level="warn")
+            raise
         except MillraceError as error:
             with database.begin() as connection:
                 jobs.fail(connection, identifier, error.message)

@@ -116,14 +116,18 @@ class Scheduler:
 
     async def step(self) -> None:
         """Looks after the child, shows its steps, starts what waits, and makes the jobs that are due."""
-        held = self._hold()
+        with self._database.begin() as connection:
+            held = self._hold(connection)
         self._metrics.active.set(held)
         if not held:
             return
         await self._tend()
         self._show()
         for name, loop in self._settings.loops.items():
-            await self._consider(name, loop)
+            try:
+                await self._consider(name, loop)
+            except MillraceError as error:
+                log.warning("the loop %s waits: %s", name, error)
 
     async def _tend(self) -> None:
         code = await self._worker.reap()
@@ -131,18 +135,22 @@ class Scheduler:
             waiting = jobs.in_states(connection, [JobState.RUNNING, JobState.QUEUED])
         if code is not None and code < 0 and waiting:
             self._metrics.restarts.labels(waiting[0].loop).inc()
-        if waiting and not self._worker.busy:
+        ready = [job for job in waiting if not self._worker.rests(job)]
+        if ready and not self._worker.busy:
             # A running job comes first: its process was killed, or an earlier trainer was stopped in its middle.
-            await self._worker.start(min(waiting, key=lambda job: job.status is not JobState.RUNNING))
+            await self._worker.start(min(ready, key=lambda job: job.status is not JobState.RUNNING))
 
     async def _consider(self, name: str, loop: Loop) -> None:
         with reading(self._database) as connection:
             latest = jobs.latest(connection, name)
-        evidence = await self._evidence(name, loop, latest)
+        evidence = await self._evidence(name, loop)
         self._metrics.new_rows.labels(name).set(evidence.new_rows)
         decision = due(loop, latest, evidence, time.time_ns())
         if decision.start:
             with self._database.begin() as connection:
+                # The logger may have taken longer to answer than the lease lasts.
+                if not self._hold(connection) or jobs.latest(connection, name) != latest:
+                    return
                 job = jobs.create(
                     connection, loop=name, alias=loop.model, base=loop.base, spec=loop.model_dump(mode="json"),
                     cursor=evidence.cursor,
@@ -152,18 +160,37 @@ class Scheduler:
             self._skipped[name] = evidence.cursor
             self._decide("skip_run", name, loop, decision.reason, evidence)
 
-    async def _evidence(self, name: str, loop: Loop, latest: Job | None) -> Evidence:
+    async def _evidence(self, name: str, loop: Loop) -> Evidence:
         async def count(after: int) -> Count:
             chosen = loop.data.filter
             return await self._client.count_labelled(
                 loop.model, loop.data.reference, after, chosen.metadata, chosen.finish_reasons
             )
 
-        after = latest.cursor if latest else 0
+        with reading(self._database) as connection:
+            failed, last = self._history(connection, name)
+        since = last.created_ns if last else self._since(name)
+        after = last.cursor if last else 0
         new = await count(after)
         old = await count(0) if after else new
-        since = latest.created_ns if latest else self._first_seen.setdefault(name, time.time_ns())
-        return Evidence(new.rows, old.rows, new.cursor, since)
+        failed_ns = (failed[0].finished_ns or 0) if failed else 0
+        return Evidence(new.rows, old.rows, new.cursor, since, len(failed), failed_ns)
+
+    def _since(self, name: str) -> int:
+        if name not in self._first_seen:
+            with self._database.begin() as connection:
+                self._first_seen[name] = jobs.first_seen(connection, name)
+        return self._first_seen[name]
+
+    def _history(self, connection: sa.Connection, name: str) -> tuple[list[Job], Job | None]:
+        """The newest jobs, as far as they failed before their dataset, and the one before them."""
+        failed: list[Job] = []
+        for job in jobs.newest_first(connection, name):
+            dataset = self._settings.installation.jobs / job.id / "dataset"
+            if job.status is not JobState.FAILED or dataset.exists():
+                return failed, job
+            failed.append(job)
+        return failed, None
 
     def _show(self) -> None:
         """Takes the steps of running jobs from their events into the metrics."""
@@ -172,7 +199,7 @@ class Scheduler:
         states = sa.select(job_table.c.status, sa.func.count()).group_by(job_table.c.status)
         with reading(self._database) as connection:
             found = connection.execute(query.order_by(job_events.c.seq)).all()
-            counted = Counter({JobState(status): count for status, count in connection.execute(states).tuples()})
+            counted = Counter({JobState(status): count for status, count in connection.execute(states)})
         for row in found:
             self._events_seen = row.seq
             self._metrics.observe(row.loop, row.data["step"], row.data["metrics"])
@@ -188,9 +215,8 @@ class Scheduler:
             )
         )  # fmt: skip
 
-    def _hold(self) -> bool:
-        with self._database.begin() as connection:
-            return leases.hold(connection, LEASE, self._holder, LEASE_SECONDS)
+    def _hold(self, connection: sa.Connection) -> bool:
+        return leases.hold(connection, LEASE, self._holder, LEASE_SECONDS)
 
 
 def application(metrics: TrainerMetrics) -> web.Application:

@@ -3,11 +3,13 @@
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +18,14 @@ import sqlalchemy as sa
 from contract.installation import Installation
 from trainer import jobs
 from trainer.jobs import Job, JobState
-from trainer.run import HELD
+from trainer.run import LATER
 
-MAX_KILLS = 5
-"""How often in a row a job's process may be killed before the job is given up."""
+MAX_DEATHS = 5
+"""How often in a row a job's process may be killed, or end before it took the job, before the job is given up."""
+LATER_SECONDS = 5.0
+MAX_LATER_SECONDS = 300.0
+"""How long a job rests that its process left for later: doubled each time, from the first to the second."""
+_PR_SET_PDEATHSIG = 1
 TAIL_LINES = 20
 STOP_SECONDS = 20.0
 
@@ -33,14 +39,21 @@ class Worker:
     database: sa.Engine
     installation: Installation
     command: Sequence[str]
+    clock: Callable[[], float] = time.monotonic
     _child: asyncio.subprocess.Process | None = None
     _job: str = ""
-    _kills: dict[str, int] = field(default_factory=dict)
+    _deaths: dict[str, int] = field(default_factory=dict)
+    _rests: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By job: when it may be worked on again, and for how long it rested."""
 
     @property
     def busy(self) -> bool:
         """Whether a child runs."""
         return self._child is not None and self._child.returncode is None
+
+    def rests(self, job: Job) -> bool:
+        """Whether the job was left for later, and it is not later yet."""
+        return job.id in self._rests and self.clock() < self._rests[job.id][0]
 
     def log_file(self, job: str) -> Path:
         """Where a job's process prints."""
@@ -59,7 +72,7 @@ class Worker:
         with file.open("ab") as output:
             self._child = await asyncio.create_subprocess_exec(
                 *self.command, job.id, stdout=output, stderr=asyncio.subprocess.STDOUT, env=environment,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
         self._job = job.id
         log.info("job %s runs as process %s; it prints to %s", job.id, self._child.pid, file)
@@ -69,12 +82,12 @@ class Worker:
         if self._child is None or self._child.returncode is None:
             return None
         code, self._child = self._child.returncode, None
-        if code == 0 or code == HELD:
-            self._kills.pop(self._job, None)
-        elif code < 0:
-            self._killed(-code)
-        else:
-            self._fail(f"its process ended with code {code}")
+        if code == LATER:
+            self._rest()
+        elif code != 0:
+            self._died(f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}", code)
+        if code in (0, LATER):
+            self._deaths.pop(self._job, None)
         return code
 
     async def stop(self) -> None:
@@ -88,19 +101,25 @@ class Worker:
                 await asyncio.wait_for(self._child.wait(), STOP_SECONDS)
                 return
 
-    def _killed(self, number: int) -> None:
-        self._kills[self._job] = self._kills.get(self._job, 0) + 1
-        name = signal.Signals(number).name
-        log.warning("job %s: its process was killed by %s (%s times)", self._job, name, self._kills[self._job])
-        if self._kills[self._job] >= MAX_KILLS:
-            self._fail(f"its process was killed {MAX_KILLS} times, last by {name} (out of memory?)")
+    def _rest(self) -> None:
+        _, before = self._rests.get(self._job, (0.0, 0.0))
+        seconds = min(MAX_LATER_SECONDS, 2 * before or LATER_SECONDS)
+        self._rests[self._job] = (self.clock() + seconds, seconds)
+        log.warning("job %s is left for %.0f s: %s", self._job, seconds, tail(self.log_file(self._job), 1))
 
-    def _fail(self, what: str) -> None:
-        """Fails the job where its process did not do that itself."""
+    def _died(self, how: str, code: int) -> None:
+        """Fails the job where its process did not do that itself, and starting it again does not help."""
+        deaths = self._deaths[self._job] = self._deaths.get(self._job, 0) + 1
+        log.warning("job %s: its process %s (%s times)", self._job, how, deaths)
         with self.database.begin() as connection:
             job = jobs.get(connection, self._job)
-            if job is not None and job.status is JobState.RUNNING:
-                jobs.fail(connection, self._job, f"{what}; the end of its log:\n{tail(self.log_file(self._job))}")
+            if job is None or job.status not in (JobState.RUNNING, JobState.QUEUED):
+                return
+            claimed_and_broke = code > 0 and job.status is JobState.RUNNING
+            if claimed_and_broke or deaths >= MAX_DEATHS:
+                how += f" (the last of {deaths} times; out of memory?)" if code < 0 else ""
+                reason = f"its process {how}; the end of its log:\n{tail(self.log_file(self._job))}"
+                jobs.fail(connection, self._job, reason)
 
 
 def tail(file: Path, lines: int = TAIL_LINES) -> str:
@@ -108,6 +127,11 @@ def tail(file: Path, lines: int = TAIL_LINES) -> str:
     if not file.exists():
         return ""
     return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _die_with_parent() -> None:
+    # A service that was killed is followed by one that starts the job again: two would write into one folder.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def default_command(config: Path, overrides: Sequence[str]) -> list[str]:

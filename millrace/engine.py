@@ -8,6 +8,7 @@ only and every request reaches it through the gateway.
 import ctypes.util
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,12 @@ def command(engine: Engine, launch: EngineLaunch, model: Path, python: str = sys
         "--generation-config": "vllm",
         "--logprobs-mode": "processed_logprobs",
     }
-    flags = ["--enable-lora", "--enable-prompt-tokens-details", "--enable-request-id-headers"]
+    flags = [
+        "--enable-lora",
+        "--enable-prompt-tokens-details",
+        "--enable-request-id-headers",
+        "--disable-uvicorn-access-log",  # a line per request, of which the log has the whole
+    ]
     if launch.eager:
         flags.append("--enforce-eager")
     return [python, "-m", _SERVER, *(part for pair in arguments.items() for part in pair), *flags]
@@ -62,13 +68,15 @@ def environment(
     return result
 
 
+_MEMORY = "there is too little memory; lower engines[].launch.kv_cache or max_model_len"
+
 # What an engine prints when it cannot start -> what to do. The first that matches the tail of its log is said.
 _LAST_WORDS = [
     (r"address already in use", "port {port} is taken; set engines[].launch.port to a free one"),
     (
         r"No available memory for the cache blocks|not enough memory|MemoryError|Cannot allocate memory|out of memory"
-        r"|larger than the available",
-        "there is too little memory; lower engines[].launch.kv_cache or max_model_len",
+        r"|larger than the available|Failed core proc\(s\): .*: -9\b",
+        _MEMORY,
     ),
     (
         r"is not a valid model identifier|Repository Not Found|LocalEntryNotFoundError|couldn't connect to"
@@ -83,9 +91,11 @@ _LAST_WORDS = [
 ]
 
 
-def explain(log_tail: str, launch: EngineLaunch) -> str | None:
-    """What went wrong in words, from the last lines an engine printed; None where nothing known is found."""
+def explain(log_tail: str, code: int | None, launch: EngineLaunch) -> str | None:
+    """What went wrong in words, from an engine's last lines and its exit code; None where nothing known is found."""
     for pattern, advice in _LAST_WORDS:
         if re.search(pattern, log_tail, re.IGNORECASE):
             return advice.format(port=launch.port, model=launch.model)
+    if code == -signal.SIGKILL:  # of which it can say nothing itself; most often the kernel's, out of memory
+        return f"something killed it, most often because {_MEMORY}"
     return None

@@ -2,29 +2,33 @@
 """Keeps child processes alive: starts them in order, waits until each is ready, restarts what dies, stops in reverse.
 
 A child is the leader of a process group of its own, so that Ctrl-C in a terminal reaches the supervisor alone and
-stopping a child stops what it started. Where the supervisor itself is killed, the kernel ends its children
+what ends a child ends what it started. Where the supervisor itself is killed, the kernel ends its children
 (PR_SET_PDEATHSIG).
 """
 
 import asyncio
 import contextlib
-import ctypes
-import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import yarl
 
 from contract.errors import OperatorError
+from millrace.group import die_with_parent, signal_group, until_empty
 
-_PR_SET_PDEATHSIG = 1
 _TAIL_BYTES = 6000
 _HEALTHY_SECONDS = 60.0
 _MAX_RESTARTS = 8
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+"""Seconds before the first restart in a row, doubled for each further one up to the second figure."""
+_HURRIED = 2.0
+"""What is left of a stop timeout, in seconds, for whoever asked twice."""
+_LOG_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,12 @@ class Child:
     ready_url: str
     ready_timeout: float
     stop_timeout: float = 60.0
-    explain: Callable[[str], str | None] = field(default=lambda _tail: None)
+    essential: bool = True
+    """Whether the rest is of no use without it; what is not essential is started again for ever."""
+    drains: bool = False
+    """Whether processes that it leaves behind finish their work on SIGTERM and must be let."""
+    explain: Callable[[str, int | None], str | None] = field(default=lambda _tail, _code: None)
+    """From its last lines and its exit code (None: it has not ended by itself) to what they mean."""
 
 
 class Supervised:
@@ -49,7 +58,8 @@ class Supervised:
         self.restarts = 0
         self._report = report
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._clearing: list[asyncio.Task[None]] = []
         self._log_start = 0
 
     @property
@@ -67,89 +77,121 @@ class Supervised:
         began = time.monotonic()
         await _port_is_free(self.child)
         self._process = await self._spawn()
-        exited = asyncio.ensure_future(self._process.wait())
-        ready = asyncio.ensure_future(_until_ready(self.child.ready_url))
-        done, _ = await asyncio.wait(
-            {exited, ready}, timeout=self.child.ready_timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in (exited, ready):
-            if task not in done:
-                task.cancel()
-        if exited in done or not done:
-            how = (
-                f"ended with code {self._process.returncode}"
-                if done
-                else f"was not ready in {self.child.ready_timeout:.0f} s"
+        exited = asyncio.create_task(self._process.wait())
+        ready = asyncio.create_task(_until_ready(self.child.ready_url))
+        try:
+            done, _ = await asyncio.wait(
+                {exited, ready}, timeout=self.child.ready_timeout, return_when=asyncio.FIRST_COMPLETED
             )
-            await self._end()
-            raise OperatorError(f"{self.child.name} {how}{self._why()}\n    (all of it: {self.child.log})")
+        finally:
+            exited.cancel()
+            ready.cancel()
+        if exited in done or not done:
+            code = self._process.returncode
+            how = f"ended with code {code}" if done else f"was not ready in {self.child.ready_timeout:.0f} s"
+            await self.stop()
+            raise OperatorError(f"{self.child.name} {how}{self._why(code)}\n    (all of it: {self.child.log})")
         self._report(f"{self.child.name} is ready ({time.monotonic() - began:.1f} s)")
 
     async def keep(self) -> None:
-        """Restarts it whenever it ends, until `stop`.
+        """Restarts it whenever it ends, until cancelled.
 
         Raises:
-            OperatorError: it ended too often in a row.
+            OperatorError: it is essential and ended too often in a row.
         """
-        while not self._stopping.is_set():
+        while True:
             assert self._process is not None
             began = time.monotonic()
             code = await self._process.wait()
-            if self._stopping.is_set():
-                return
+            # Apart, because a gateway's workers may take long to drain and the next leader need not wait for them.
+            self._clearing = [task for task in self._clearing if not task.done()]
+            self._clearing.append(asyncio.create_task(self._clear(self._process.pid)))
             self.restarts = 1 if time.monotonic() - began > _HEALTHY_SECONDS else self.restarts + 1
-            if self.restarts > _MAX_RESTARTS:
-                raise OperatorError(f"{self.child.name} ended {self.restarts} times in a row{self._why()}")
-            self._report(f"{self.child.name} ended with code {code}; starting it again")
-            await asyncio.sleep(min(10.0, 0.25 * 2**self.restarts))
-            if not self._stopping.is_set():
-                try:
-                    await self.start()
-                except OperatorError as error:
-                    self._report(error.message)
+            if self.restarts > _MAX_RESTARTS and self.child.essential:
+                raise OperatorError(f"{self.child.name} ended {self.restarts} times in a row{self._why(code)}")
+            advice = self.child.explain(self._last_words(), code)
+            meaning = f" ({advice})" if advice else ""
+            self._report(f"{self.child.name} ended with code {code}; starting it again{meaning}")
+            await asyncio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self.restarts - 1, _MAX_RESTARTS)))
+            try:
+                await self.start()
+            except OperatorError as error:
+                self._report(error.message)
 
     async def stop(self) -> None:
         """Asks it to end (SIGTERM), then makes it (SIGKILL), with all it started."""
-        self._stopping.set()
-        await self._end()
-
-    async def _end(self) -> None:
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None:
             return
-        _signal_group(process.pid, signal.SIGTERM)
+        if process.returncode is None:
+            signal_group(process.pid, signal.SIGTERM)
+            if not await self._in_time(process.wait()):
+                self._report(f"{self.child.name} did not end in time and was killed")
+                signal_group(process.pid, signal.SIGKILL)
+                await process.wait()
+        await self._clear(process.pid)
+        await asyncio.gather(*self._clearing)
+
+    def hurry(self) -> None:
+        """Cuts short what is left of the time that a stop gives it, now or later."""
+        self._hurry.set()
+
+    async def _clear(self, group: int) -> None:
+        """Ends what a leader that is gone left behind."""
+        if self.child.drains:
+            signal_group(group, signal.SIGTERM)
+            await self._in_time(until_empty(group))
+        signal_group(group, signal.SIGKILL)
+
+    async def _in_time(self, end: Coroutine[Any, Any, object]) -> bool:
+        """Whether ``end`` came about before the stop timeout, or soon after `hurry`."""
+        ended, hurried = asyncio.create_task(end), asyncio.create_task(self._hurry.wait())
         try:
-            await asyncio.wait_for(process.wait(), self.child.stop_timeout)
-        except TimeoutError:
-            self._report(f"{self.child.name} did not end in {self.child.stop_timeout:.0f} s and was killed")
-        _signal_group(process.pid, signal.SIGKILL)
-        await process.wait()
+            await asyncio.wait({ended, hurried}, timeout=self.child.stop_timeout, return_when=asyncio.FIRST_COMPLETED)
+            if hurried.done():
+                await asyncio.wait({ended}, timeout=_HURRIED)
+            if ended.done():
+                ended.result()
+            return ended.done()
+        finally:
+            ended.cancel()
+            hurried.cancel()
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        self.child.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.child.log.open("ab") as log:
-            self._log_start = log.tell()
-            return await asyncio.create_subprocess_exec(
-                *self.child.command,
-                env=self.child.environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
+        try:
+            self.child.log.parent.mkdir(parents=True, exist_ok=True)
+            _make_room(self.child.log)
+            with self.child.log.open("ab") as log:
+                self._log_start = log.tell()
+                return await asyncio.create_subprocess_exec(
+                    *self.child.command,
+                    env=self.child.environment,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=die_with_parent,
+                )
+        except OSError as error:
+            raise OperatorError(f"{self.child.name} cannot be started: {error}") from error
 
-    def _why(self) -> str:
-        tail = _tail(self.child.log, self._log_start)
-        advice = self.child.explain(tail)
-        lines = "\n".join(f"    {line}" for line in tail.strip().splitlines()[-8:])
+    def _why(self, code: int | None) -> str:
+        words = self._last_words()
+        advice = self.child.explain(words, code)
+        lines = "\n".join(f"    {line}" for line in words.strip().splitlines()[-8:])
         return (f": {advice}" if advice else "") + (f"\n{lines}" if lines else "")
+
+    def _last_words(self) -> str:
+        return _tail(self.child.log, self._log_start)
 
 
 async def in_order(
     children: list[Supervised], run: Callable[[], Awaitable[None]], stop_order: list[Supervised]
 ) -> None:
-    """Starts ``children`` one after the other, keeps them while ``run`` runs, then stops them in ``stop_order``."""
+    """Starts ``children`` one after the other, keeps them while ``run`` runs, then stops them in ``stop_order``.
+
+    Cancelled, it stops them all before it returns, however often it is cancelled.
+    """
     keepers: list[asyncio.Task[None]] = []
     try:
         for child in children:
@@ -164,11 +206,19 @@ async def in_order(
         for task in done:
             task.result()
     finally:
-        for child in stop_order:
-            await child.stop()
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
+        stopping = asyncio.create_task(_stop(stop_order, keepers))
+        while not stopping.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(stopping)
+        stopping.result()
+
+
+async def _stop(children: list[Supervised], keepers: list[asyncio.Task[None]]) -> None:
+    for keeper in keepers:
+        keeper.cancel()
+    await asyncio.gather(*keepers, return_exceptions=True)
+    for child in children:
+        await child.stop()
 
 
 async def _port_is_free(child: Child) -> None:
@@ -193,13 +243,10 @@ async def _until_ready(url: str) -> None:
             await asyncio.sleep(0.2)
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, number)
+def _make_room(log: Path) -> None:
+    """A log that has grown large becomes ``.1``; the one that was ``.1`` goes."""
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        log.replace(log.with_name(f"{log.name}.1"))
 
 
 def _tail(path: Path, start: int) -> str:

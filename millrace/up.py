@@ -58,9 +58,17 @@ class Stack:
         stop_order += [child for child in children if child not in stop_order]
         main = asyncio.current_task()
         assert main is not None
-        loop = asyncio.get_running_loop()
+
+        def interrupt() -> None:
+            if not main.cancelling():
+                main.cancel()
+                return
+            self._report("stopping now; what does not end at once is killed")
+            for child in children:
+                child.hurry()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, main.cancel)
+            asyncio.get_running_loop().add_signal_handler(number, interrupt)
         try:
             await in_order(children, body, stop_order)
         except asyncio.CancelledError:
@@ -87,7 +95,7 @@ class Stack:
             log=self.settings.installation.logs / f"engine-{engine.name}.log",
             ready_url=f"{engine.base_url}/health",
             ready_timeout=launch.start_timeout,
-            explain=lambda tail: vllm.explain(tail, launch),
+            explain=lambda tail, code: vllm.explain(tail, code, launch),
         )
 
     def _service(self, name: str, host: str, port: int) -> Child:
@@ -102,6 +110,8 @@ class Stack:
             ready_url=f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/health",
             ready_timeout=90.0,
             stop_timeout=60.0 + drain,
+            essential=name == "gateway",
+            drains=name == "gateway",
         )
 
 

@@ -40,17 +40,28 @@ def test_a_hub_id_may_reach_its_hub(engine: Engine, tmp_path: Path) -> None:
     [
         ("OSError: [Errno 98] Address already in use", "port 8123 is taken"),
         ("ValueError: No available memory for the cache blocks.", "too little memory"),
+        (
+            "RuntimeError: Engine core initialization failed. Failed core proc(s): {'EngineCore': -9}",
+            "too little memory",
+        ),
         ("OSError: x is not a valid model identifier listed on", "the model smollm2-135m cannot be found"),
         ("ModuleNotFoundError: No module named 'vllm'", "make install"),
     ],
 )
 def test_known_last_words_become_advice(engine: Engine, words: str, advice: str) -> None:
     assert engine.launch
-    found = vllm.explain(f"some lines\n{words}\n", engine.launch)
+    found = vllm.explain(f"some lines\n{words}\n", 1, engine.launch)
     assert found
     assert advice in found
 
 
 def test_unknown_last_words_are_left_to_speak_for_themselves(engine: Engine) -> None:
     assert engine.launch
-    assert vllm.explain("all is well", engine.launch) is None
+    assert vllm.explain("all is well", 1, engine.launch) is None
+
+
+def test_an_engine_that_was_killed_without_a_word_is_taken_to_have_been_too_large(engine: Engine) -> None:
+    assert engine.launch
+    found = vllm.explain("all is well", -9, engine.launch)
+    assert found
+    assert "kv_cache" in found

@@ -16,21 +16,26 @@ import torch
 from torch import nn
 
 from judge.statistics import Share, recall_per_class
-from trainer import rollout
+from trainer import plain, rollout
 from trainer.dataset import Message, Row
-from trainer.shared_prompt import Ids
+from trainer.shared_prompt import Ids, supports_tree
 
 BATCH = 32
+MAX_LABELS = 32
+"""With more distinct references than this they are texts, not classes: no model is held to them."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One entry per held-out row, in order: the greedy answer, and the label that the model finds likeliest."""
+    """One entry per held-out row, in order: the greedy answer, and the label that the model finds likeliest.
+
+    ``constrained`` is None where there are too many labels to hold a model to.
+    """
 
     greedy: list[str]
-    constrained: list[str]
+    constrained: list[str] | None
 
-    def as_json(self) -> dict[str, list[str]]:
+    def as_json(self) -> dict[str, list[str] | None]:
         """For a file that `Answers(**…)` reads back."""
         return asdict(self)
 
@@ -38,6 +43,12 @@ class Answers:
 def encode_prompt(tokenizer: Any, messages: list[Message]) -> Ids:
     """The token ids that the engine sees for these messages."""
     return tuple(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+
+
+def encode_label(tokenizer: Any, label: str) -> Ids:
+    """The token ids of a label as a whole answer: without its end, a label that begins another would always win."""
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    return (*tokenizer(label, add_special_tokens=False).input_ids, *end)
 
 
 def answer(
@@ -48,30 +59,33 @@ def answer(
     max_new_tokens: int,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Answers:
-    """Asks the model each row; on the CPU a few rows share one pass, common prefixes computed once."""
+    """Asks the model each row; where a tree computes the model, common prefixes are computed once."""
     was_training = model.training
     model.eval()
     eos = _eos_ids(model, tokenizer)
-    words = [tuple(tokenizer(label, add_special_tokens=False).input_ids) for label in labels]
+    ask = rollout.answer if supports_tree(model) else plain.answer
+    words = [encode_label(tokenizer, label) for label in labels] if len(labels) <= MAX_LABELS else []
     greedy: list[str] = []
     constrained: list[str] = []
     with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, torch.bfloat16, _is_bf16(model)):
         for first in range(0, len(rows), BATCH):
             prompts = [encode_prompt(tokenizer, row.messages) for row in rows[first : first + BATCH]]
-            drawn, scores = rollout.answer(model, prompts, words, max_new_tokens=max_new_tokens, eos_ids=eos)
+            drawn, scores = ask(model, prompts, words, max_new_tokens=max_new_tokens, eos_ids=eos)
             greedy += [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in drawn]
-            constrained += [labels[index] for index in scores.argmax(1).tolist()]
+            constrained += [labels[index] for index in scores.argmax(1).tolist()] if words else []
             progress(len(greedy))
     model.train(was_training)
-    return Answers(greedy, constrained)
+    return Answers(greedy, constrained if words else None)
 
 
 def figures(answers: Answers, rows: Sequence[Row], confidence: float) -> dict[str, Any]:
-    """Exact-word share, constrained share and recall per class, each with its Wilson interval."""
+    """Exact-word share, constrained share (or None) and recall per class, each with its Wilson interval."""
     references = [row.reference for row in rows]
     return {
         "exact": share(correct(answers.greedy, references), confidence),
-        "constrained": share(correct(answers.constrained, references), confidence),
+        "constrained": None
+        if answers.constrained is None
+        else share(correct(answers.constrained, references), confidence),
         "recall": {
             label: _figures(found, confidence) for label, found in recall_per_class(answers.greedy, references).items()
         },

@@ -30,7 +30,7 @@ def decide(
     Args:
         gate: what the loop demands.
         candidate: `trainer.evaluate.figures` of the candidate.
-        base: the same of the base model.
+        base: the same of the base model; its ``constrained`` may be None, and is then not asked for.
         largest_class: `trainer.evaluate.largest_class`.
         paired: row by row, whether candidate and incumbent were right; None where no version is live.
     """
@@ -46,7 +46,10 @@ def decide(
     if exact["total"] < gate.min_rows:
         failures.append(f"{exact['total']} held-out rows are fewer than min_rows = {gate.min_rows}")
     rivals = {"largest_class": largest_class, "base": base["exact"], "base_constrained": base["constrained"]}
+    absent = [name for name in gate.beats if name in rivals and rivals[name] is None]
     for name, rival in rivals.items():
+        if rival is None:
+            continue
         figures[name], figures[f"{name}_high"] = rival["value"], rival["high"]
         if name in gate.beats and exact["low"] <= rival["high"]:
             failures.append(
@@ -60,9 +63,10 @@ def decide(
             failures.append(f"it is worse than the version that is live, by {-high:.3f} to {-low:.3f}")
     if failures:
         return Verdict(False, "; ".join(failures), figures)
-    beaten = [_NAMES[name] for name in rivals if name in gate.beats]
+    beaten = [_NAMES[name] for name in rivals if name in gate.beats and name not in absent]
     above = f"; its low end {exact['low']:.3f} is above {', '.join(beaten)}" if beaten else ""
-    return Verdict(True, f"{exact['value']:.3f} of {exact['total']} held-out rows are right{above}", figures)
+    unasked = "".join(f"; {_NAMES[name]} was not asked for: there are too many labels" for name in absent)
+    return Verdict(True, f"{exact['value']:.3f} of {exact['total']} held-out rows are right{above}{unasked}", figures)
 
 
 _NAMES = {

@@ -32,7 +32,12 @@ def check(folder: Path, max_rank: int) -> None:
     """
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise AdapterRefused(f"{folder} is no adapter: it needs {CONFIG} and {WEIGHTS}")
-    config = json.loads((folder / CONFIG).read_text())
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except ValueError as error:
+        raise AdapterRefused(f"{folder / CONFIG} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise AdapterRefused(f"{folder / CONFIG} is not a JSON object")
     ranks = [config.get("r", 0), *(config.get("rank_pattern") or {}).values()]
     refused = {
         f"peft_type {config.get('peft_type')!r}": config.get("peft_type") != "LORA",

@@ -158,7 +158,7 @@ def _score(grove: Grove, words: Sequence[Ids]) -> Tensor:
     """The log-probability of each word after each prompt (prompts, words)."""
     scores = torch.zeros(len(grove.ends), len(words))
     at = {(prompt, word): node for prompt, node in enumerate(grove.ends) for word in range(len(words))}
-    for depth in range(max(map(len, words))):
+    for depth in range(max(map(len, words), default=0)):
         places = [place for place in at if len(words[place[1]]) > depth]
         logp = grove.logits([at[place] for place in places]).log_softmax(-1)
         for row, (prompt, word) in enumerate(places):

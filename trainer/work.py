@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -106,7 +106,7 @@ class Work:
             left_out = "".join(f", {count} left out ({reason})" for reason, count in rows.dropped.items())
             self._tell(
                 f"Dataset {rows.digest[:12]}: {len(rows.train)} rows to train on, {len(rows.heldout)} held out, "
-                f"labels {', '.join(rows.labels)}{left_out}"
+                f"labels {_few(rows.labels)}{left_out}"
             )
         return dataset.read(folder)
 
@@ -146,8 +146,8 @@ class Work:
         found = self._answers("base", None)
         shares = evaluate.figures(Answers(**found["answers"]), rows.heldout, self._loop.gate.confidence)
         self._tell(
-            f"Base model on {len(rows.heldout)} held-out rows: {shares['exact']['value']:.1%} exact word, "
-            f"{shares['constrained']['value']:.1%} held to the labels"
+            f"Base model on {len(rows.heldout)} held-out rows: {shares['exact']['value']:.1%} exact word"
+            + (f", {held['value']:.1%} held to the labels" if (held := shares["constrained"]) else "")
         )
         return found
 
@@ -218,7 +218,7 @@ class Work:
                 "digest": rows.digest,
                 "train_rows": len(rows.train),
                 "heldout_rows": len(rows.heldout),
-                "labels": ", ".join(rows.labels),
+                "labels": _few(rows.labels),
                 **{f"left out: {reason}": count for reason, count in rows.dropped.items()},
             },
         }
@@ -303,3 +303,8 @@ class Work:
         with self._database.begin() as connection:
             jobs.event(connection, self._job.id, message)
         self._say(message)
+
+
+def _few(labels: Sequence[str]) -> str:
+    """The labels, or how many where they are texts."""
+    return ", ".join(labels) if len(labels) <= evaluate.MAX_LABELS else f"({len(labels)} texts)"

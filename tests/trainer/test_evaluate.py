@@ -3,7 +3,8 @@ import torch
 
 from tests.trainer import tiny
 from trainer.dataset import Row
-from trainer.evaluate import Answers, answer, encode_prompt, figures, largest_class
+from trainer.evaluate import MAX_LABELS, Answers, answer, encode_prompt, figures, largest_class
+from trainer.shared_prompt import Ids, supports_tree
 
 LABELS = ["maybe", "no", "yes"]
 
@@ -17,10 +18,22 @@ def rows() -> list[Row]:
     ]
 
 
+def likeliest(model: torch.nn.Module, prompt: Ids, labels: list[str]) -> str:
+    """The label whose words and the end after them are likeliest."""
+
+    def score(label: str) -> float:
+        tokens = [*map(tiny.WORDS.index, label.split()), 0]
+        with torch.no_grad():
+            logp = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0].log_softmax(-1)
+        return sum(float(logp[len(prompt) + place - 1, token]) for place, token in enumerate(tokens))
+
+    return max(labels, key=score)
+
+
 def test_answers_are_those_of_one_row_at_a_time() -> None:
     model, tokenizer = tiny.llama(), tiny.tokenizer()
     found = answer(model, tokenizer, rows(), LABELS, max_new_tokens=3)
-    for row, greedy, constrained in zip(rows(), found.greedy, found.constrained, strict=True):
+    for row, greedy, constrained in zip(rows(), found.greedy, found.constrained or [], strict=True):
         prompt = encode_prompt(tokenizer, row.messages)
         tokens = list(prompt)
         with torch.no_grad():
@@ -28,9 +41,32 @@ def test_answers_are_those_of_one_row_at_a_time() -> None:
                 tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
                 if tokens[-1] == tokenizer.eos_token_id:
                     break
-            logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
         assert greedy == tokenizer.decode(tokens[len(prompt) :], skip_special_tokens=True).strip()
-        assert constrained == max(LABELS, key=lambda label: float(logits[tiny.WORDS.index(label)]))
+        assert constrained == likeliest(model, prompt, LABELS)
+
+
+def test_a_label_that_begins_another_does_not_always_win() -> None:
+    labels, model, tokenizer = ["a", "a bad"], tiny.llama(5), tiny.tokenizer()
+    found = answer(model, tokenizer, rows(), labels, max_new_tokens=3).constrained
+    assert found == [likeliest(model, encode_prompt(tokenizer, row.messages), labels) for row in rows()]
+    assert set(found) == {"a", "a bad"}
+
+
+def test_a_model_that_no_tree_computes_gives_the_answers_of_one_that_it_does() -> None:
+    tree, other = tiny.llama(), tiny.llama()
+    other.set_attn_implementation("eager")
+    assert supports_tree(tree)
+    assert not supports_tree(other)
+    assert answer(tree, tiny.tokenizer(), rows(), LABELS, 3) == answer(other, tiny.tokenizer(), rows(), LABELS, 3)
+
+
+def test_no_model_is_held_to_hundreds_of_references() -> None:
+    labels = [f"text {number}" for number in range(MAX_LABELS + 1)]
+    model, tokenizer = tiny.llama(), tiny.tokenizer()
+    found = answer(model, tokenizer, rows(), labels, 2)
+    assert found.constrained is None
+    assert found.greedy == answer(model, tokenizer, rows(), LABELS, 2).greedy
+    assert figures(found, rows(), 0.95)["constrained"] is None
 
 
 def test_the_model_goes_back_to_training_as_it_was() -> None:

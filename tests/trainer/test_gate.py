@@ -54,6 +54,13 @@ def test_what_the_loop_does_not_ask_to_beat_does_not_refuse() -> None:
     assert verdict(0.45, constrained=0.44, beats=["base"]).admitted
 
 
+def test_a_figure_that_is_absent_is_not_asked_for_and_the_reason_says_so() -> None:
+    found = decide(Gate(), shares(0.7), shares(0.2) | {"constrained": None}, of(0.34), None)
+    assert found.admitted
+    assert "held to the labels was not asked for" in found.reason
+    assert "base_constrained" not in found.figures
+
+
 def test_too_few_held_out_rows_refuse() -> None:
     found = verdict(0.9, min_rows=401)
     assert not found.admitted

@@ -97,6 +97,14 @@ def test_what_the_engine_does_not_take_is_refused_by_name(
     assert not Installation(tmp_path).adapters.exists()
 
 
+@pytest.mark.parametrize(("text", "said"), [("{r: 1", "is not JSON"), ("[]", "is not a JSON object")])
+def test_a_configuration_that_is_no_json_object_is_named(tmp_path: Path, text: str, said: str) -> None:
+    folder = adapter(tmp_path / "adapter")
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(AdapterRefused, match=f"adapter_config.json {said}"):
+        check(folder, 16)
+
+
 def test_a_folder_without_weights_is_no_adapter(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "adapter")
     (folder / "adapter_model.safetensors").unlink()

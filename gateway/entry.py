@@ -43,7 +43,7 @@ class Entry:
         self.attempts = 0
         self.watch = Stopwatch(clock)
         self.meter = Meter(payload=policy.payload == "on")
-        self.closed: Invocation | None = None
+        self.closed = False
         self._policy = policy
         self._clock = clock
         self._arrived = clock()
@@ -89,17 +89,10 @@ class Entry:
         spool.append(self._record(Status.OPEN, None, None, None))
 
     def close(
-        self, spool: Spool, prices: PriceBook, status: Status, http_status: int | None, error_code: str | None = None
+        self, prices: PriceBook, status: Status, http_status: int | None, error_code: str | None = None
     ) -> Invocation:
-        """Puts the record into the spool.
-
-        Raises:
-            StorageFull: it does not fit.
-        """
-        record = self._record(status, http_status, error_code, prices)
-        spool.append(record)
-        self.closed = record
-        return record
+        """The record of how it ended, for the spool."""
+        return self._record(status, http_status, error_code, prices)
 
     def _record(
         self, status: Status, http_status: int | None, error_code: str | None, prices: PriceBook | None

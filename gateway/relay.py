@@ -20,8 +20,6 @@ from contract.errors import (
     MillraceError,
     OperatorError,
     Overloaded,
-    SpoolError,
-    StorageFull,
 )
 from contract.ids import new_invocation_id
 from contract.money import NANO, format_usd
@@ -30,7 +28,7 @@ from gateway.client import ClientGone, ClientWatch, Reply, header, read_body
 from gateway.complaints import LostModel, complaint
 from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, ChatRequest, parse_body, parse_chat
-from gateway.metrics import DROPPED, FIRST_TOKEN
+from gateway.metrics import FIRST_TOKEN
 from gateway.routes import Replica, Target
 from gateway.shape import Shape
 from gateway.splice import Members, members
@@ -226,7 +224,9 @@ class Exchange:
 
     def _complete(self) -> Invocation:
         """The record of a whole answer; nothing of its last byte has gone out yet."""
-        record = self._entry.close(self._worker.spool, self._worker.prices, Status.COMPLETE, 200)
+        record = self._entry.close(self._worker.prices, Status.COMPLETE, 200)
+        self._worker.spool.append(record)
+        self._entry.closed = True
         self._worker.metrics.ended(record, self._entry.model_label)
         return record
 
@@ -250,14 +250,12 @@ class Exchange:
     def _record_end(self, status: Status, http_status: int | None, code: str | None = None) -> None:
         """Records an end that is no answer; a spool without room for it does not stop the client from hearing of it."""
         worker, entry = self._worker, self._entry
-        if entry.closed is not None:
+        if entry.closed:
             return
-        try:
-            record = entry.close(worker.spool, worker.prices, status, http_status, code)
-            worker.metrics.ended(record, entry.model_label)
-        except (StorageFull, SpoolError) as error:
-            worker.metrics.count(DROPPED, ("end",))
-            _log.error("the end of request %s (%s) is not in the log: %s", entry.invocation, status, error)
+        record = entry.close(worker.prices, status, http_status, code)
+        entry.closed = True
+        if not worker.write_end(record, entry.model_label):
+            _log.error("the end of request %s (%s) waits for a spool that takes it", entry.invocation, status)
 
 
 async def _events(answer: Answer) -> AsyncIterator[list[bytes]]:

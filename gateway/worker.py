@@ -12,21 +12,24 @@ import sqlalchemy as sa
 
 from contract.changes import POLL_SECONDS, Change, Follower
 from contract.database import open_database, reading
-from contract.errors import EngineUnavailable, MillraceError, Overloaded, StorageFull
+from contract.errors import EngineUnavailable, MillraceError, Overloaded, SpoolError, StorageFull
 from contract.prices import PriceBook, read_book
+from contract.records import Invocation
 from contract.seed import seed
 from contract.settings import Settings
 from gateway.keys import KeyRing, read_ring
 from gateway.limits import Limits
-from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, Metrics, Readings
+from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, WAITING, Metrics, Readings
 from gateway.rollout import Reconciler
 from gateway.routes import Routes, Snapshot, read_snapshot
 from gateway.upstream import Timeouts, Upstream
-from logger.spool import Spool, claim_producer
+from logger.spool import Spool, claim_producer, without_payload
 
 FEED_STALE_SECONDS = 5.0
 """A worker that has not seen the changes feed for so long may honour revoked keys, and says that it is not ready."""
 SAVE_SECONDS = 1.0
+MAX_WAITING = 1024
+"""Ends of requests that wait for the spool; more than can be in flight while new work is refused."""
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +60,7 @@ class Worker:
         self.upstream: Upstream
         self.draining = False
         self._fed_at = time.monotonic()
+        self._waiting: list[tuple[Invocation, str]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -91,6 +95,10 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstream.close()
+        self._write_waiting()
+        if self._waiting:
+            _log.error("the ends of %d requests are not in the log", len(self._waiting))
+            self.metrics.count(DROPPED, ("end",), len(self._waiting))
         self._save()
         self.spool.close()
         self.producer.release()
@@ -101,12 +109,17 @@ class Worker:
 
         Raises:
             Overloaded: this worker is going away.
-            StorageFull: the record might not fit.
+            StorageFull: the record might not fit, or the disk does not take it.
         """
         if self.draining:
             raise Overloaded("this server is shutting down", code="shutting_down", retry_after=1.0)
+        if (failure := self.spool.failure) is not None:
+            raise StorageFull(f"{failure}; no new request is taken until it can be written", retry_after=5.0)
         if self.spool.full:
-            raise StorageFull("the log's spool is full; no new request is taken until it drains", retry_after=5.0)
+            raise StorageFull(
+                "the log's spool is full (log.spool.max_bytes); no new request is taken until a logger has emptied it",
+                retry_after=5.0,
+            )
 
     def unready(self) -> list[str]:
         """Why this worker should get no requests; empty when it should."""
@@ -125,6 +138,23 @@ class Worker:
     def cache_salt(self, project: str) -> str:
         """Keeps the engine's prefix cache of one project apart from every other's."""
         return hmac.digest(self.secret, f"cache\0{project}".encode(), "sha256").hex()
+
+    def write_end(self, record: Invocation, label: str) -> bool:
+        """Writes down and counts the end of a request; False where it waits for a spool that takes it.
+
+        What waits is tried again once a second, without what was said. Until then an `open` entry of it is without its
+        close, and the logger deletes no segment from there on.
+        """
+        try:
+            self.spool.append(record)
+        except (StorageFull, SpoolError):
+            if len(self._waiting) < MAX_WAITING:
+                self._waiting.append((without_payload(record), label))
+            else:
+                self.metrics.count(DROPPED, ("end",))
+            return False
+        self.metrics.ended(record, label)
+        return True
 
     async def refresh_names(self) -> None:
         """Reads at once what every public name means."""
@@ -153,7 +183,14 @@ class Worker:
     async def _save_metrics(self) -> None:
         while True:
             await asyncio.sleep(SAVE_SECONDS)
+            self._write_waiting()
             self._save()
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for record, label in waiting:
+            self.write_end(record, label)
+        self.spool.retry()
 
     def _save(self) -> None:
         for reason, number in list(self.spool.dropped.items()):
@@ -165,6 +202,7 @@ class Worker:
             _log.warning("the other workers cannot see this one's metrics: %s", error)
 
     def _declare_gauges(self) -> None:
+        self.metrics.gauge(WAITING, lambda: {(): float(len(self._waiting))})
         self.metrics.gauge(IN_FLIGHT, lambda: {(): float(self.limits.in_flight)})
         self.metrics.gauge(ADAPTER, self._adapters)
         self.metrics.gauge(

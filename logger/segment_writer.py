@@ -32,7 +32,8 @@ class SegmentWriter:
         self._descriptor, self._size = self._open(firsts[-1] if firsts else next_seq)
         self._new = threading.Event()
         self._stopping = threading.Event()
-        self._failure: OSError | None = None
+        self.failure: OSError | None = None
+        """Of an fsync in the background: what is lost is not known, so nothing more is written."""
         self._thread = threading.Thread(target=self._sync_often, name=f"sync-{folder.name}", daemon=True)
         if background:
             self._thread.start()
@@ -43,8 +44,8 @@ class SegmentWriter:
         Raises:
             OSError: nothing of it stayed.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if self._size and self._size + len(frame) > self._segment_bytes:
             self._rotate(seq)
         if self._torn:
@@ -61,6 +62,20 @@ class SegmentWriter:
         self._size += len(frame)
         if not self._new.is_set():
             self._new.set()
+
+    def probe(self) -> None:
+        """Writes a byte and takes it back.
+
+        Raises:
+            OSError: as `write`, and as `sync` where segments are durable.
+        """
+        if self.failure is not None:
+            raise self.failure
+        self._torn = True
+        os.write(self._descriptor, b"\0")
+        self._take_back()
+        if self._durable:
+            self.sync()
 
     def sync(self) -> None:
         """Makes what was written survive the machine."""
@@ -109,5 +124,5 @@ class SegmentWriter:
                 try:
                     self.sync()
                 except OSError as error:
-                    self._failure = error
+                    self.failure = error
                     return

@@ -6,8 +6,9 @@ nobody. Whoever reads (the shipper, the ingester) deletes segments from the old 
 elsewhere and no answer that is still open starts in them. So an `open` entry without its close is always still here
 when its producer comes back, and becomes an interrupted invocation exactly once: that record is its close.
 
-Two marks: at ``max_bytes`` nothing goes in; above the high-water mark before it `Spool.full` is true, so that new work
-is turned away while there is still room for the records of the work under way.
+Two marks: at ``max_bytes`` nothing goes in; above a mark before it `Spool.full` is true, so that new work is turned
+away while there is still room for the records of the work under way. It is the high-water mark with ``refuse``; with
+``drop_payload``, where records go in without their payload from there on, it is close below ``max_bytes``.
 """
 
 import errno
@@ -62,12 +63,18 @@ class Spool:
         self._encoder = msgspec.msgpack.Encoder()
         self._buffer = bytearray(HEADER.size)
         self._high_water = settings.max_bytes - settings.max_bytes // 16
-        self._looked = self._disk_full = float("-inf")
-        remains = examine(producer.folder)
-        cut_torn_tail(producer.folder, remains.torn_bytes)
-        self._next_seq = remains.next_seq
-        self._used = bytes_on_disk(producer.folder)
+        self._full_at = {
+            "refuse": self._high_water,
+            "drop_payload": settings.max_bytes - settings.max_bytes // 64,
+            "drop": settings.max_bytes,
+        }[settings.when_full]
+        self._looked = float("-inf")
+        self._failed: StorageFull | SpoolError | None = None
         try:
+            remains = examine(producer.folder)
+            cut_torn_tail(producer.folder, remains.torn_bytes)
+            self._next_seq = remains.next_seq
+            self._used = bytes_on_disk(producer.folder)
             self._segment = SegmentWriter(
                 producer.folder,
                 remains.next_seq,
@@ -88,12 +95,26 @@ class Spool:
     @property
     def full(self) -> bool:
         """Whether new work should be turned away, because its record might not fit."""
-        if self._clock() - self._disk_full < _LOOK_SECONDS:
-            return True
-        if self._settings.when_full != "refuse" or self._used <= self._high_water:
+        if self._used <= self._full_at:
             return False
         self._look()
-        return self._used > self._high_water
+        return self._used > self._full_at
+
+    @property
+    def failure(self) -> str | None:
+        """Why the disk did not take the last write; None once one has succeeded."""
+        if self._failed is None and self._segment.failure is not None:
+            self._failure(self._segment.failure)
+        return None if self._failed is None else self._failed.message
+
+    def retry(self) -> None:
+        """After a `failure`: tries the disk with a write that leaves nothing."""
+        if self.failure is not None:
+            try:
+                self._segment.probe()
+                self._failed = None
+            except OSError as error:
+                self._failure(error)
 
     def append(self, record: Record) -> int:
         """Writes a record down and returns its position; stamps ``producer`` and ``seq`` on it.
@@ -167,7 +188,7 @@ class Spool:
             self.dropped["record"] += 1
             return False
         raise StorageFull(
-            f"the spool of {self._producer.name} holds {self._used} bytes that the logger has not taken yet; "
+            f"the spool of {self._producer.name} holds {self._used} bytes that no logger has taken yet; "
             f"log.spool.max_bytes is {self._settings.max_bytes}",
             retry_after=1.0,
         )
@@ -188,12 +209,16 @@ class Spool:
                 raise self._failure(error) from error
         self._used += len(buffer)
         self._next_seq += 1
+        self._failed = None
 
     def _failure(self, error: OSError) -> StorageFull | SpoolError:
         if error.errno in _DISK_FULL:
-            self._disk_full = self._clock()
-            return StorageFull(f"no room for the spool of {self._producer.name}: {error.strerror}", retry_after=1.0)
-        return SpoolError(f"cannot write the spool of {self._producer.name}: {error.strerror}")
+            self._failed = StorageFull(
+                f"no room for the spool of {self._producer.name}: {error.strerror}", retry_after=1.0
+            )
+        else:
+            self._failed = SpoolError(f"cannot write the spool of {self._producer.name}: {error.strerror}")
+        return self._failed
 
 
 def _has_payload(record: Record) -> bool:

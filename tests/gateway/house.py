@@ -3,8 +3,9 @@
 
 import asyncio
 import contextlib
+import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gateway.app import create_app
 from gateway.keys import create_key
 from gateway.server import bind
 from gateway.worker import Worker
-from logger.spool import SpoolReader
+from logger.spool import Spool, SpoolReader
 from tests.gateway.engine import FakeEngine
 
 SETTINGS = """
@@ -102,6 +103,18 @@ def read_spool(folder: Path) -> list[AnyRecord]:
         found += [decode(entry.payload) for entry in entries]
     reader.close()
     return found
+
+
+@contextlib.contextmanager
+def broken_disk(spool: Spool) -> Iterator[None]:
+    """Within it, every write and every truncation of the spool fails."""
+    descriptor = spool._segment._descriptor
+    kept, unwritable = os.dup(descriptor), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(unwritable, descriptor, inheritable=False)
+    os.close(unwritable)
+    yield
+    os.dup2(kept, descriptor, inheritable=False)
+    os.close(kept)
 
 
 @contextlib.asynccontextmanager

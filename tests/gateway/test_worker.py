@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker does where its disk or its database fails it for a while."""
+
+from typing import Any
+
+import openai
+import pytest
+
+from gateway import worker
+from tests.gateway.engine import Script
+from tests.gateway.house import ASK, House, broken_disk, until
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "SAVE_SECONDS", 0.05)
+
+
+def waiting(home: House) -> bool:
+    return "millrace_log_waiting 1.0" in home.worker.metrics.page().decode()
+
+
+async def ask(home: House, **fields: Any) -> Any:
+    async with home.client() as client:
+        return await client.chat.completions.create(model="plain", messages=ASK, **fields)
+
+
+async def test_the_end_of_a_stream_that_the_disk_does_not_take_is_written_when_it_does(home: House) -> None:
+    home.engine.script = Script(hold_after=2)
+    async with home.client() as client:
+        chunks = aiter(await client.chat.completions.create(model="plain", messages=ASK, stream=True))
+        await anext(chunks)
+        with broken_disk(home.worker.spool):
+            home.engine.release.set()
+            with pytest.raises(openai.APIError):
+                while True:
+                    await anext(chunks)
+            await until(lambda: waiting(home))
+            assert [record.status for record in home.invocations()] == ["open"]
+    await until(lambda: not waiting(home))
+    record = home.final()
+    assert (record.status, record.completion_tokens, record.messages, record.choices) == ("failed", 3, None, None)
+    assert 'millrace_invocations_total{model="plain",status="failed"} 1.0' in home.worker.metrics.page().decode()
+
+
+async def test_what_waits_for_the_disk_is_bounded_and_counted(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MAX_WAITING", 0)
+    with broken_disk(home.worker.spool):
+        with pytest.raises(openai.NotFoundError):
+            await ask(home, extra_body={"model": "nobody"})
+        assert 'millrace_log_dropped_total{reason="end"} 1.0' in home.worker.metrics.page().decode()
+
+
+async def test_a_disk_that_fails_refuses_before_any_upstream_byte_until_it_takes_a_write(home: House) -> None:
+    with broken_disk(home.worker.spool):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await ask(home)
+        assert caught.value.code == "internal_error"
+        asked = len(home.engine.chats())
+        with pytest.raises(openai.InternalServerError) as caught:
+            await ask(home)
+        assert (caught.value.status_code, caught.value.code) == (503, "storage_full")
+        assert len(home.engine.chats()) == asked == 1
+        (reason,) = home.worker.unready()
+        assert "cannot write the spool" in reason
+    await until(lambda: not home.worker.unready())
+    await ask(home)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a spool says of itself where there is no room for it, or its disk fails."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contract.errors import SpoolError
+from contract.settings import SpoolSettings
+from logger.segments import bytes_on_disk
+from logger.spool import Producer, Spool, claim_producer
+from tests.gateway.house import broken_disk, read_spool
+from tests.logger.records import invocation
+
+SMALL = SpoolSettings(max_bytes=2**20, segment_bytes=2**16)
+
+
+@pytest.fixture
+def producer(tmp_path: Path) -> Iterator[Producer]:
+    taken = claim_producer(tmp_path, "gateway")
+    yield taken
+    taken.release()
+
+
+def test_a_failed_write_is_told_until_a_write_succeeds(producer: Producer) -> None:
+    spool = Spool(producer, SMALL)
+    spool.append(invocation("inv_a"))
+    size = bytes_on_disk(producer.folder)
+    with broken_disk(spool):
+        with pytest.raises(SpoolError):
+            spool.append(invocation("inv_b"))
+        assert "cannot write the spool" in str(spool.failure)
+        spool.retry()
+        assert spool.failure is not None
+    spool.retry()
+    assert (spool.failure, bytes_on_disk(producer.folder)) == (None, size)
+    with broken_disk(spool), pytest.raises(SpoolError):
+        spool.append(invocation("inv_b"))
+    assert spool.append(invocation("inv_b")) == 1
+    assert spool.failure is None
+    assert [record.id for record in read_spool(producer.folder)] == ["inv_a", "inv_b"]
+    spool.close()
+
+
+def test_a_failed_fsync_in_the_background_is_told(producer: Producer) -> None:
+    spool = Spool(producer, SMALL.model_copy(update={"durability": "batch"}))
+    with broken_disk(spool):
+        spool._segment._new.set()
+        spool._segment._thread.join()
+    spool.retry()
+    assert "cannot write the spool" in str(spool.failure)
+    spool.close()
+
+
+def test_a_folder_that_cannot_be_read_is_a_clear_error(producer: Producer) -> None:
+    (producer.folder / f"{0:020d}.seg").mkdir()
+    with pytest.raises(SpoolError, match="cannot write the spool of gateway-.*: Is a directory"):
+        Spool(producer, SMALL)
+
+
+def test_drop_payload_turns_new_work_away_while_the_meter_parts_under_way_still_fit(producer: Producer) -> None:
+    spool = Spool(producer, SMALL.model_copy(update={"when_full": "drop_payload"}), clock=lambda: 0.0)
+    while not spool.full:
+        spool.append(invocation(messages=f'"{"x" * 4000}"'))
+    assert spool.dropped["payload"] > 0
+    under_way = [invocation(f"inv_{n}", messages=f'"{"x" * 4000}"', prompt_tokens=5) for n in range(25)]
+    spool.append_many(under_way)
+    assert [record.id for record in read_spool(producer.folder)][-25:] == [record.id for record in under_way]
+    spool.close()

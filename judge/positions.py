@@ -17,7 +17,7 @@ from logger.reader import SpoolReader
 from logger.segments import first_seqs
 
 ROLE = "judge"
-"""The role of the judge's spool producers: ``judge-0``, ``judge-1``, …"""
+"""The role of the judge's spool producers."""
 LAST_CHOICE = sys.maxsize
 
 

@@ -38,6 +38,7 @@ class KafkaIngester:
     """Reads every partition of the topic. For one thread."""
 
     name = "ingest"
+    cut = 0
 
     def __init__(
         self, store: Store, kafka: Kafka, settings: StoreSettings, reach: Callable[[str], None] = nowhere

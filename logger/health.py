@@ -50,12 +50,12 @@ class Health(Collector):
                     }
                 )
         status = "degraded" if any(row["error"] for row in rows) else "ok"
-        duplicates = sum(stage.duplicates for stage in self._stages)
+        duplicates, cut = sum(each.duplicates for each in self._stages), sum(each.cut for each in self._stages)
         cursor = self._store.cursor if self._store else None
         positions = queries.positions(self._store) if self._store else []
         return {
             "status": status, "role": self._role, "producers": rows, "positions": positions, "duplicates": duplicates,
-            "cursor": cursor,
+            "cut": cut, "cursor": cursor,
             **self._put_aside(),
         }  # fmt: skip
 
@@ -79,9 +79,13 @@ class Health(Collector):
                 if value is not None:
                     family.add_metric(place, value)
         yield from (records, size, seconds, stopped)
-        duplicates = CounterMetricFamily("millrace_log_duplicates", "Records met again and dropped")
-        duplicates.add_metric([], report["duplicates"])
-        yield duplicates
+        for name, help_text in (
+            ("duplicates", "Records met again and dropped"),
+            ("cut", "Records sent on without a payload that was too large for the broker"),
+        ):
+            counter = CounterMetricFamily(f"millrace_log_{name}", help_text)
+            counter.add_metric([], report[name])
+            yield counter
         for name, help_text in (
             ("cursor", "Rows the store has ever taken"),
             ("dead_letters", "Records that could not be taken whole"),

@@ -34,6 +34,7 @@ class DirectIngester:
     """Follows every producer's spool on this machine. For one thread."""
 
     name = "ingest"
+    cut = 0
 
     def __init__(
         self, store: Store, spool: Path, settings: LogSettings, reach: Callable[[str], None] = nowhere

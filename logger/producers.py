@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A producer is a slot with one spool and one writer, such as ``gateway-0``.
+"""A producer is a slot with one spool and one writer, such as ``gateway-3f9c0a71be24``.
 
-A process takes the first free slot of its role. The kernel's lock says whether a slot is free, so a slot whose
-process was killed is free at once and the next process goes on with its spool.
+A process takes the first free slot of its role, and makes one where none is. The kernel's lock says whether a slot is
+free, so a slot whose process was killed is free at once and the next process goes on with its spool.
+
+The name is the whole identity of a producer: on the broker and in the store, a position counts for it alone. So it is
+drawn at random: no two hosts or installations that share a broker, and no two lives of a folder, have one in common.
 """
 
 import fcntl
-import itertools
 import os
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,11 +40,13 @@ def claim_producer(spool: Path, role: str) -> Producer:
     Raises:
         SpoolError: the spool folder cannot be written.
     """
-    for number in itertools.count():
-        producer = claim_slot(spool / f"{role}-{number}")
-        if producer is not None:
+    for folder in sorted(spool.glob(f"{role}-*")):
+        if producer := claim_slot(folder):
             return producer
-    raise AssertionError("unreachable: slots do not run out")
+    while True:
+        # Another process may see the new folder, and take it, before we hold its lock: then we make another.
+        if producer := claim_slot(spool / f"{role}-{secrets.token_hex(6)}"):
+            return producer
 
 
 def claim_slot(folder: Path) -> Producer | None:

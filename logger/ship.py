@@ -5,25 +5,33 @@ A thread apart from anything that answers requests. A block is produced with ack
 is saved after the acknowledgement, and then its segments may go. A restart resends what was not saved. A failed block
 drops the connection, and everything after the saved positions is sent again over a new one: a later block may have
 arrived by then, which the ingester sees as a gap that closes.
+
+What is sent is on the disk first. A spool that came back from a crash of the machine with less than the broker has
+would give the same positions to other records, and those would be dropped as seen.
+
+A record over the broker's bound for a message goes without its payload, under the same position; the meter part always
+arrives.
 """
 
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from contract.errors import SpoolError
 from contract.settings import Kafka, SpoolSettings
+from logger.blocks import within
 from logger.frames import HEADER, frame
 from logger.kafka import BLOCK_BYTES, FIRST_SEQ, MAX_MESSAGE, attempts, connection_options, ensure_topic
-from logger.segments import first_seqs
+from logger.reader import Entry
+from logger.shipped import Position, position_after, read_position, write_position
 from logger.stage import Lag, describe, nowhere
 from logger.tail import Tail, measure, producer_folders
 
@@ -33,7 +41,16 @@ IDLE_SECONDS = 0.02
 SAVE_SECONDS = 0.2
 LOOK_SECONDS = 0.5
 SILENCE_SECONDS = 5.0
-POSITION = "shipped"
+REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A block on its way."""
+
+    end: Position
+    bytes: int
+    future: Any
 
 
 class Line:
@@ -42,9 +59,9 @@ class Line:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.acknowledged = self.saved = read_position(folder)
-        self.tail = Tail(folder, self.saved)
-        self.in_flight: deque[tuple[int, int, Any]] = deque()
-        """(next position, bytes, future) of each block sent and not acknowledged, oldest first."""
+        self.tail = Tail(folder, self.saved.next_seq, self.saved.last_id)
+        self.in_flight: deque[Sent] = deque()
+        """Blocks sent and not acknowledged, oldest first."""
 
 
 class Shipper:
@@ -58,6 +75,7 @@ class Shipper:
     ) -> None:
         self.lag: dict[str, Lag] = {}
         self.errors: dict[str, str] = {}
+        self.cut = 0
         self._spool = spool
         self._kafka = kafka
         self._settings = settings
@@ -65,6 +83,10 @@ class Shipper:
         self._options = connection_options(kafka)
         self._lines: dict[str, Line] = {}
         self._bytes_in_flight = 0
+        self._refused = MAX_MESSAGE + 1
+        """Bytes of the smallest block that the broker has refused for its size."""
+        self._bound = MAX_MESSAGE
+        """Bytes that a block may have."""
         self._looked = self._saved = float("-inf")
         self._heard = time.monotonic()
 
@@ -79,6 +101,8 @@ class Shipper:
                     self._ship(producer, stop)
                 finally:
                     producer.close(timeout=0)
+            except REFUSALS as error:
+                log.warning("the broker refuses a block for its size: %s", describe(error))
             except (KafkaError, OSError) as error:
                 self.errors["broker"] = describe(error)
                 log.warning("the broker is away, trying again: %s", describe(error))
@@ -88,13 +112,11 @@ class Shipper:
                 self._let_go()
 
     def _connect(self) -> KafkaProducer:
-        refused = ensure_topic(self._kafka)
-        if refused:
-            log.warning("the topic %s was not made: %s", self._kafka.topic, refused)
+        self._bound = min(ensure_topic(self._kafka), self._refused - 1)
         return KafkaProducer(
             acks="all",
             enable_idempotence=True,
-            batch_size=4 * BLOCK_BYTES,
+            batch_size=min(4 * BLOCK_BYTES, self._bound),
             linger_ms=5,
             max_block_ms=5000,
             request_timeout_ms=10_000,
@@ -128,7 +150,7 @@ class Shipper:
         self._save()
 
     def _send(self, producer: KafkaProducer, folder: Path) -> bool:
-        """Sends the next block of a producer, if there is one and room for it."""
+        """Sends what comes next of a producer, if there is anything and room for it."""
         if self._bytes_in_flight >= self._kafka.max_in_flight:
             return False
         try:
@@ -139,23 +161,29 @@ class Shipper:
             entries = line.tail.read(BLOCK_BYTES, BLOCK_BYTES // HEADER.size)
             if not entries and line.tail.adopt(self._settings):
                 log.warning("closed the open answers of %s, whose process is gone", folder.name)
+            if entries:
+                line.tail.sync()
+            blocks, cut = within(self._bound, entries)
+            self.cut += cut
         except (SpoolError, OSError) as error:
             self.errors[folder.name] = describe(error)
             log.error("stopped shipping %s: %s", folder.name, describe(error))
             return False
-        if not entries:
-            return False
+        for block in blocks:
+            self._produce(producer, line, block)
+        return bool(blocks)
+
+    def _produce(self, producer: KafkaProducer, line: Line, entries: list[Entry]) -> None:
         block = b"".join(frame(entry.payload) for entry in entries)
         future = producer.send(
             self._kafka.topic,
-            key=folder.name.encode(),
+            key=line.folder.name.encode(),
             value=block,
             headers=[(FIRST_SEQ, str(entries[0].seq).encode())],
         )
-        line.in_flight.append((entries[-1].seq + 1, len(block), future))
+        line.in_flight.append(Sent(position_after(entries[-1]), len(block), future))
         self._bytes_in_flight += len(block)
         self._reach("after_produce")
-        return True
 
     def _settle(self, line: Line) -> bool:
         """Takes note of acknowledgements in order.
@@ -164,12 +192,13 @@ class Shipper:
             KafkaError: a block was refused or given up.
         """
         settled = False
-        while line.in_flight and line.in_flight[0][2].is_done:
-            next_seq, size, future = line.in_flight.popleft()
-            self._bytes_in_flight -= size
-            if future.failed():
-                raise future.exception
-            line.acknowledged, settled = next_seq, True
+        while line.in_flight and line.in_flight[0].future.is_done:
+            sent = line.in_flight[0]
+            if sent.future.failed():
+                raise sent.future.exception
+            line.in_flight.popleft()
+            self._bytes_in_flight -= sent.bytes
+            line.acknowledged, settled = sent.end, True
             self._heard = time.monotonic()
             self._reach("after_ack")
         return settled
@@ -187,13 +216,13 @@ class Shipper:
     def _save(self) -> None:
         """Saves the positions and deletes the segments that lie behind them."""
         for line in self._lines.values():
-            if line.acknowledged > line.saved:
+            if line.acknowledged != line.saved:
                 self._reach("before_save")
                 write_position(line.folder, line.acknowledged)
                 line.saved = line.acknowledged
                 self._reach("after_save")
             if line.folder.name not in self.errors:
-                for path in line.tail.deletable(line.saved):
+                for path in line.tail.deletable(line.saved.next_seq):
                     path.unlink()
 
     def _look(self) -> None:
@@ -201,31 +230,9 @@ class Shipper:
 
     def _let_go(self) -> None:
         for line in self._lines.values():
+            # A refused block may bring down others before it: whatever ended this connection, its size is learnt.
+            refused = [sent.bytes for sent in line.in_flight if isinstance(sent.future.exception, REFUSALS)]
+            self._refused = min([self._refused, *refused])
             line.tail.close()
         self._lines = {}
         self._bytes_in_flight = 0
-
-
-def read_position(folder: Path) -> int:
-    """The position up to which the broker has acknowledged; the oldest record here where none was saved.
-
-    Raises:
-        SpoolError: what was saved is no position.
-    """
-    path = folder / POSITION
-    if not path.exists():
-        return next(iter(first_seqs(folder)), 0)
-    text = path.read_text()
-    if not text.isdigit():
-        raise SpoolError(f"{path} holds {text[:40]!r}, no position; without the file everything here is sent again")
-    return int(text)
-
-
-def write_position(folder: Path, next_seq: int) -> None:
-    """Saves a position: whole or not at all."""
-    fresh = folder / f"{POSITION}.new"
-    with fresh.open("w") as file:
-        file.write(str(next_seq))
-        file.flush()
-        os.fdatasync(file.fileno())
-    fresh.rename(folder / POSITION)

@@ -27,6 +27,8 @@ class Stage(Protocol):
     """``ingest`` or ``ship``."""
     lag: dict[str, Lag]
     """By producer, or by topic and partition; a fresh picture at most a second old."""
+    cut: int
+    """Records that went on without their payload, which was too large for the broker; sent again is counted again."""
     errors: dict[str, str]
     """By producer, partition, ``store`` or ``broker``: what holds it up, until it goes on."""
 

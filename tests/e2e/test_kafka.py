@@ -19,12 +19,15 @@ pytest_plugins = ["tests.e2e.broker_fixtures"]
 SMALL = SpoolSettings(segment_bytes=2**16)
 
 
-def write(folder: Path, first: int, count: int, role: str = "gateway") -> None:
+def write(folder: Path, first: int, count: int, role: str = "gateway", length: int = 900) -> Path:
+    """As a producer on one host does; its folder."""
     producer = claim_producer(folder / "data" / "spool", role)
     spool = Spool(producer, SMALL)
-    spool.append_many([invocation(f"inv_{role}_{n}", messages=f'"{"x" * 900}"') for n in range(first, first + count)])
+    text = f'"{"x" * length}"'
+    spool.append_many([invocation(f"inv_{role}_{n}", messages=text) for n in range(first, first + count)])
     spool.close()
     producer.release()
+    return producer.folder
 
 
 def ids(folder: Path) -> list[str]:
@@ -35,7 +38,7 @@ def ids(folder: Path) -> list[str]:
 
 
 def test_records_cross_the_broker_from_two_loggers_in_order_and_once(tmp_path: Path, broker: Broker) -> None:
-    write(tmp_path, 0, 500)
+    folder = write(tmp_path, 0, 500)
     write(tmp_path, 0, 300, role="judge")
     log = {"kafka": broker.settings("two"), "spool": "{segment_bytes: 64KiB}"}
     other = tmp_path / "ingest"
@@ -49,12 +52,41 @@ def test_records_cross_the_broker_from_two_loggers_in_order_and_once(tmp_path: P
     assert second.wait() == 1
     assert f"a shipper of these spools is running already, in process {ship.process.pid}" in second.said()
     assert all(row["records"] == 0 for row in ship.health()["producers"]) and not ship.errors() and not ingest.errors()
-    folder = tmp_path / "data" / "spool" / "gateway-0"
-    until(lambda: len(first_seqs(folder)) == 1 and (folder / "shipped").read_text() == "500", what="deletion")
+    until(lambda: len(first_seqs(folder)) == 1, what="deletion")
+    assert (folder / "shipped").read_text() == "500 inv_gateway_499"
     assert (ship.stop(), ingest.stop()) == (0, 0)
     found = ids(other)
     assert [i for i in found if "gateway" in i] == [f"inv_gateway_{n}" for n in range(500)]
     assert [i for i in found if "judge" in i] == [f"inv_judge_{n}" for n in range(300)]
+
+
+def test_two_hosts_on_one_broker_are_two_producers(tmp_path: Path, broker: Broker) -> None:
+    log = {"kafka": broker.settings("hosts")}
+    hosts = [tmp_path / name for name in ("one", "two")]
+    for number, host in enumerate(hosts):
+        write(host, number * 100, 100)
+    loggers = [Logger(host, role=role, log=log) for host, role in zip(hosts, ("both", "ship"), strict=True)]
+    until(lambda: loggers[0].health().get("cursor") == 200, what="ingestion")
+    assert loggers[0].health()["duplicates"] == 0 and [each.stop() for each in loggers] == [0, 0]
+    assert sorted(ids(hosts[0])) == sorted(f"inv_gateway_{n}" for n in range(200))
+
+
+def test_a_record_over_the_bound_of_an_operators_topic_goes_without_its_payload(tmp_path: Path, broker: Broker) -> None:
+    from kafka import KafkaAdminClient
+
+    admin = KafkaAdminClient(bootstrap_servers=[broker.address])
+    topic = {"num_partitions": 1, "configs": {"max.message.bytes": str(2**20)}}
+    admin.create_topics({"bounded": topic}, wait_for_metadata=True)
+    admin.close()
+    write(tmp_path, 0, 1)
+    write(tmp_path, 1, 1, length=1_100_000)
+    write(tmp_path, 2, 1)
+    logger = Logger(tmp_path, log={"kafka": broker.settings("bounded")})
+    until(lambda: logger.health().get("cursor") == 3, what="ingestion")
+    assert logger.health()["cut"] == 1 and not logger.errors() and logger.stop() == 0
+    store = Store(tmp_path / "data" / "store" / "log.duckdb", StoreSettings())
+    assert [row["messages"] is None for row in page(store, Invocation, 0, 10, {})] == [False, True, False]
+    store.close()
 
 
 def test_a_broker_that_comes_late_is_waited_for_and_named(tmp_path: Path, broker_folder: Path) -> None:
@@ -91,9 +123,6 @@ def test_a_broker_that_forgot_its_log_is_an_error_that_says_so_and_no_jump(tmp_p
         forgetful.stop()
 
 
-@pytest.mark.filterwarnings(
-    "ignore:(read|open)_text is deprecated:DeprecationWarning"
-)  # kafka-python 3.0 at its import
 def test_foreign_messages_are_set_aside_and_a_gap_stops_its_producer_until_it_closes(
     tmp_path: Path, broker: Broker
 ) -> None:

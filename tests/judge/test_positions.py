@@ -44,16 +44,13 @@ def test_a_row_whose_choices_may_be_cut_short_is_read_again(tmp_path: Path) -> N
 
 
 def test_the_spools_of_other_judges_count_and_those_of_other_roles_do_not(tmp_path: Path) -> None:
-    first = claim_producer(tmp_path, "judge")
-    write(tmp_path, score(7))
-    first.release()
-    assert (tmp_path / "judge-1").exists()
-    write(tmp_path, score(6))
-    gateway = claim_producer(tmp_path, "gateway")
-    spool = Spool(gateway, SMALL)
-    spool.append(score(99))
-    spool.close()
-    gateway.release()
+    first, gateway = claim_producer(tmp_path, "judge"), claim_producer(tmp_path, "gateway")
+    assert write(tmp_path, score(7)) != first.folder
+    for producer, position in ((first, 6), (gateway, 99)):
+        spool = Spool(producer, SMALL)
+        spool.append(score(position))
+        spool.close()
+        producer.release()
     assert spooled_position(tmp_path, "label") == Position(7, 0)
 
 

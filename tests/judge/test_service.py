@@ -134,7 +134,7 @@ async def test_of_two_judges_one_scores_and_the_other_stands_by(build: Callable[
     house.write(*later, *(label(each, "good") for each in later))
     found = await enough(house, 20)
     assert Counter(row["invocation"] for row in found) == Counter(each.id for each in answers + later)
-    assert {row["producer"] for row in found} == {"judge-0", "judge-1"}
+    assert len({row["producer"] for row in found}) == 2
     assert stop(standby) == 0
 
 

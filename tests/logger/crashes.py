@@ -86,7 +86,7 @@ def compare(folder: Path, seen: Seen) -> None:
     store = Store(folder / "data" / "store" / "log.duckdb", StoreSettings())
     rows = store.fetch("SELECT id, status, seq, prompt_tokens FROM invocations ORDER BY seq")
     letters = store.fetch("SELECT * FROM dead_letters")
-    (next_seq,) = store.next_seqs().values()
+    ((producer, next_seq),) = store.next_seqs().items()
     store.close()
     counts = Counter(row["id"] for row in rows)
     assert [identifier for identifier, count in counts.items() if count > 1] == [], "twice in the log"
@@ -97,7 +97,7 @@ def compare(folder: Path, seen: Seen) -> None:
     assert all(row["prompt_tokens"] == int(row["id"].removeprefix("inv_")) for row in rows if row["id"] in complete)
     assert letters == []
     assert [row["seq"] for row in rows] == sorted({row["seq"] for row in rows})
-    reader = SpoolReader(folder / "data" / "spool" / "gateway-0", "gateway-0", next_seq)
+    reader = SpoolReader(folder / "data" / "spool" / producer, producer, next_seq)
     assert reader.read() == []
     reader.close()
 

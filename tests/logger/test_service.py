@@ -48,6 +48,12 @@ def logger(folder: Path) -> Iterator[Logger]:
     assert running.stop() == 0, running.said()
 
 
+def claimed(folder: Path) -> str:
+    """The one producer's name."""
+    (spool,) = (folder / "data" / "spool").iterdir()
+    return spool.name
+
+
 @pytest.fixture
 async def client(logger: Logger) -> AsyncIterator[LoggerClient]:
     async with LoggerClient(logger.settings.log.url, logger.token) as opened:
@@ -128,17 +134,17 @@ async def test_charges_steps_scores_and_decisions(client: LoggerClient) -> None:
     assert await client.score_position("exact") == 0
 
 
-async def test_health_names_every_producer_with_its_lag(client: LoggerClient) -> None:
+async def test_health_names_every_producer_with_its_lag(folder: Path, client: LoggerClient) -> None:
     report = await client.health()
     (row,) = report["producers"]
-    assert (report["status"], row["producer"], row["records"], row["error"]) == ("ok", "gateway-0", 0, None)
+    assert (report["status"], row["producer"], row["records"], row["error"]) == ("ok", claimed(folder), 0, None)
 
 
-async def test_ready_and_metrics(client: LoggerClient, logger: Logger) -> None:
+async def test_ready_and_metrics(folder: Path, client: LoggerClient, logger: Logger) -> None:
     async with aiohttp.ClientSession() as session:
         assert (await session.get(f"{logger.settings.log.url}/ready")).status == 200
         text = await (await session.get(f"{logger.settings.log.url}/metrics")).text()
-    assert 'millrace_log_lag_records{producer="gateway-0",stage="ingest"} 0.0' in text
+    assert f'millrace_log_lag_records{{producer="{claimed(folder)}",stage="ingest"}} 0.0' in text
     assert "millrace_log_cursor 43.0" in text
 
 
@@ -228,22 +234,24 @@ def test_the_role_ship_needs_a_broker(tmp_path: Path) -> None:
 
 
 def test_a_damaged_spool_stops_its_producer_alone_and_shows(tmp_path: Path) -> None:
+    names = {}
     for role in ("bad", "good"):
         producer = claim_producer(tmp_path / "data" / "spool", role)
+        names[role] = producer.name
         spool = Spool(producer, SpoolSettings())
         spool.append_many([invocation(f"inv_{role}_{n}") for n in range(3)])
         spool.close()
         producer.release()
-    segment = tmp_path / "data" / "spool" / "bad-0" / f"{0:020d}.seg"
+    segment = tmp_path / "data" / "spool" / names["bad"] / f"{0:020d}.seg"
     data = bytearray(segment.read_bytes())
     data[len(data) // 2] ^= 1
     segment.write_bytes(data)
     running = Logger(tmp_path)
-    until(lambda: "stopped reading bad-0: the record at byte" in running.said(), what="the error")
+    until(lambda: f"stopped reading {names['bad']}: the record at byte" in running.said(), what="the error")
     until(lambda: running.health().get("cursor") == 4, what="ingestion of what is whole")
     report = running.health()
     rows = {row["producer"]: row["error"] for row in report["producers"]}
-    assert rows["good-0"] is None and "is damaged" in rows["bad-0"] and report["status"] == "degraded"
+    assert rows[names["good"]] is None and "is damaged" in str(rows[names["bad"]]) and report["status"] == "degraded"
     assert running.stop() == 0
 
 
@@ -258,5 +266,5 @@ def test_sigterm_commits_what_was_read(tmp_path: Path) -> None:
     assert running.health()["cursor"] == 0
     assert running.stop() == 0, running.said()
     store = Store(tmp_path / "data" / "store" / "log.duckdb", StoreSettings())
-    assert (store.next_seqs(), store.cursor) == ({"gateway-0": 7}, 7)
+    assert (store.next_seqs(), store.cursor) == ({producer.name: 7}, 7)
     store.close()

@@ -2,6 +2,7 @@
 import itertools
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,8 +45,8 @@ def test_a_record_appended_can_be_read_at_once_with_its_producer_and_position(pr
     spool = Spool(producer, SMALL)
     assert [spool.append(invocation("inv_a")), spool.append(invocation("inv_b"))] == [0, 1]
     assert [(r.id, r.producer, r.seq) for r in stored(producer)] == [
-        ("inv_a", "gateway-0", 0),
-        ("inv_b", "gateway-0", 1),
+        ("inv_a", producer.name, 0),
+        ("inv_b", producer.name, 1),
     ]
     spool.close()
 
@@ -59,15 +60,25 @@ print(claim_producer(Path(sys.argv[1]), "gateway").name, flush=True)
 sys.stdin.read()
 """
     first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=-1, stdout=-1, text=True)
-    assert first.stdout is not None and first.stdout.readline().strip() == "gateway-0"
+    assert first.stdout is not None
+    name = first.stdout.readline().strip()
     second = claim_producer(tmp_path, "gateway")
-    assert second.name == "gateway-1"
+    assert {path.name for path in tmp_path.iterdir()} == {name, second.name} and second.name != name
     first.send_signal(signal.SIGKILL)
     first.communicate()
     third = claim_producer(tmp_path, "gateway")
-    assert third.name == "gateway-0"
+    assert third.name == name
     second.release()
     third.release()
+
+
+def test_producers_of_two_hosts_or_of_two_lives_of_a_folder_never_share_a_name(tmp_path: Path) -> None:
+    taken = [claim_producer(tmp_path / host, "gateway") for host in ("one", "two")]
+    shutil.rmtree(taken[0].folder)
+    taken.append(claim_producer(tmp_path / "one", "gateway"))
+    assert len({producer.name for producer in taken}) == 3
+    for producer in taken:
+        producer.release()
 
 
 def test_torn_tail_is_cut_at_the_last_whole_record_and_reported(producer: Producer) -> None:
@@ -138,14 +149,14 @@ def test_a_missing_segment_is_an_error_not_a_jump(producer: Producer) -> None:
     firsts = first_seqs(producer.folder)
     segment_path(producer.folder, firsts[1]).unlink()
     reader = SpoolReader(producer.folder, producer.name)
-    with pytest.raises(SpoolError, match=f"records {firsts[1]} to {firsts[2] - 1} of gateway-0 are missing"):
+    with pytest.raises(SpoolError, match=f"records {firsts[1]} to {firsts[2] - 1} of {producer.name} are missing"):
         while reader.read():
             pass
     reader.close()
     with pytest.raises(SpoolError, match="are missing"):
         Spool(producer, SMALL)
     segment_path(producer.folder, 0).unlink()
-    with pytest.raises(SpoolError, match="record 0 of gateway-0 is gone"):
+    with pytest.raises(SpoolError, match=f"record 0 of {producer.name} is gone"):
         SpoolReader(producer.folder, producer.name).read()
 
 

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka.errors import MessageSizeTooLargeError, OutOfOrderSequenceNumberError
+from kafka.future import Future
+
+from contract.records import Invocation, Record, decode
+from contract.settings import Kafka, SpoolSettings
+from logger import ship
+from logger.frames import unpack_block
+from logger.kafka import MAX_MESSAGE
+from logger.segments import first_seqs, segment_path
+from logger.ship import Shipper
+from logger.spool import Producer, Spool, claim_producer
+from tests.logger.process import until
+from tests.logger.records import invocation, label
+
+
+class Broker:
+    """Takes blocks up to a size at once and forgets nothing; stands where a connection to Kafka would."""
+
+    def __init__(self, bound: int = MAX_MESSAGE) -> None:
+        self.bound = bound
+        self.taken: dict[str, dict[int, Record]] = {}
+        self.on_send: Callable[[], None] = lambda: None
+
+    def connect(self, **_options: Any) -> "Connection":
+        return Connection(self)
+
+    def ids(self, producer: Producer) -> list[str]:
+        return [record.id for _, record in sorted(self.taken.get(producer.name, {}).items())]
+
+
+class Connection:
+    """As Kafka's: after a refused block nothing more arrives over it."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._broken = False
+
+    def send(self, _topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> Future:
+        self._broker.on_send()
+        future, first = Future(), int(dict(headers)["first_seq"])
+        if self._broken:
+            return future.failure(OutOfOrderSequenceNumberError())
+        if len(value) > self._broker.bound:
+            self._broken = True
+            return future.failure(MessageSizeTooLargeError())
+        taken = self._broker.taken.setdefault(key.decode(), {})
+        taken |= {seq: decode(payload) for seq, payload in enumerate(unpack_block(value), first)}
+        return future.success(None)
+
+    def flush(self, timeout: float) -> None: ...
+
+    def close(self, timeout: float) -> None: ...
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
+    made = Broker()
+    monkeypatch.setattr(ship, "KafkaProducer", made.connect)
+    monkeypatch.setattr(ship, "ensure_topic", lambda _kafka: MAX_MESSAGE)
+    monkeypatch.setattr(ship, "SAVE_SECONDS", 0.0)
+    return made
+
+
+@pytest.fixture
+def producers(tmp_path: Path) -> Iterator[list[Producer]]:
+    """Two, in the order in which the shipper comes to them."""
+    taken = sorted((claim_producer(tmp_path, "gateway") for _ in range(2)), key=lambda producer: producer.name)
+    yield taken
+    for producer in taken:
+        producer.release()
+
+
+def write(producer: Producer, *records: Record) -> None:
+    spool = Spool(producer, SpoolSettings())
+    spool.append_many(records)
+    spool.close()
+
+
+def shipped(folder: Path, done: Callable[[Shipper], bool]) -> Shipper:
+    """A shipper that ran until ``done``."""
+    shipper, stop = Shipper(folder, Kafka(bootstrap=["nowhere:9"]), SpoolSettings()), threading.Event()
+    thread = threading.Thread(target=shipper.run, args=(stop,))
+    thread.start()
+    try:
+        until(lambda: done(shipper), seconds=30)
+    finally:
+        stop.set()
+        thread.join()
+    return shipper
+
+
+def test_what_is_sent_is_on_the_disk_first(
+    tmp_path: Path, broker: Broker, producers: list[Producer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(producers[0], *(invocation(f"inv_{n}") for n in range(3)))
+    happened: list[str] = []
+    sync = os.fdatasync
+
+    def noted(descriptor: int) -> None:
+        sync(descriptor)
+        happened.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fdatasync", noted)
+    broker.on_send = lambda: happened.append("sent")
+    shipped(tmp_path, lambda _: len(broker.ids(producers[0])) == 3)
+    assert happened[:2] == [str(segment_path(producers[0].folder, 0)), "sent"]
+
+
+def test_another_spool_in_the_place_of_the_one_that_was_shipped_is_an_error(
+    tmp_path: Path, broker: Broker, producers: list[Producer]
+) -> None:
+    name, folder = producers[0].name, producers[0].folder
+    write(producers[0], invocation("inv_a"), invocation("inv_b"))
+    shipped(tmp_path, lambda _: (folder / "shipped").exists())
+    assert (folder / "shipped").read_text() == "2 inv_b"
+    segment_path(folder, first_seqs(folder)[0]).unlink()
+    write(producers[0], invocation("inv_a"), invocation("inv_c"), invocation("inv_d"))
+    again = shipped(tmp_path, lambda shipper: name in shipper.errors)
+    assert f"record 1 of {name} is inv_c, but inv_b was taken from there" in again.errors[name]
+    assert broker.ids(producers[0]) == ["inv_a", "inv_b"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_record_over_the_brokers_bound_goes_without_its_payload_and_holds_nobody_up(
+    tmp_path: Path, broker: Broker, producers: list[Producer], monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    broker.bound = 2**20
+    if known:
+        monkeypatch.setattr(ship, "ensure_topic", lambda _kafka: 2**20)
+    long = invocation("inv_long", messages=f'"{"x" * 1_100_000}"', prompt_tokens=7)
+    for producer in producers:
+        write(producer, invocation("inv_a"), long, invocation("inv_b"))
+    shipper = shipped(tmp_path, lambda _: all(len(broker.ids(producer)) == 3 for producer in producers))
+    for producer in producers:
+        assert broker.ids(producer) == ["inv_a", "inv_long", "inv_b"]
+        record = broker.taken[producer.name][1]
+        assert isinstance(record, Invocation)
+        assert (record.seq, record.prompt_tokens, record.messages, record.choices) == (1, 7, None, None)
+    assert shipper.cut >= 2 and shipper.errors == {}
+
+
+def test_a_record_that_has_no_payload_to_lose_stops_its_producer_alone(
+    tmp_path: Path, broker: Broker, producers: list[Producer]
+) -> None:
+    broker.bound = 2**12
+    write(producers[0], label("fb_a", "inv_a", f'"{"x" * 5000}"'))
+    write(producers[1], *(invocation(f"inv_{n}") for n in range(100)))
+    name = producers[0].name
+    shipper = shipped(tmp_path, lambda each: len(broker.ids(producers[1])) == 100 and name in each.errors)
+    assert "record 0 (fb_a) takes" in shipper.errors[name] and "max.message.bytes" in shipper.errors[name]

@@ -5,7 +5,7 @@ A setting comes from, strongest first: a command-line flag, the environment (``M
 file, the default. This package is the only place that reads any of them.
 """
 
-from contract.settings.load import load_settings, parse_settings
+from contract.settings.load import load_settings, parse_settings, yaml_value
 from contract.settings.loops import Filter, Loop, Trigger
 from contract.settings.schema import (
     Engine,
@@ -46,4 +46,5 @@ __all__ = [
     "Trigger",
     "load_settings",
     "parse_settings",
+    "yaml_value",
 ]

@@ -34,9 +34,14 @@ def load_settings(
     if path is None:
         return parse_settings("", "defaults", flags, environment)
     try:
-        text = path.read_text()
+        raw = path.read_bytes()
+        text = raw.decode()
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        found = raw[error.start : error.end]
+        raise SettingsError(f"{path}:{line}: {found!r} is not UTF-8; save the file in that encoding") from None
     return parse_settings(text, str(path), flags, environment, relative_to=path.parent)
 
 
@@ -84,12 +89,35 @@ def _from_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[Location, s
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SettingsError(f"{source}:{line}: this is not YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SettingsError(f"{source}:{line}: the character {chr(error.character)!r} may not be in YAML") from None
+    except (ValueError, RecursionError) as error:  # a date that is none, a list that holds itself
+        raise SettingsError(f"{source}: this is not YAML that can be read: {error}") from None
     return values, origins
+
+
+def yaml_value(text: str, origin: str) -> Any:
+    """A value as YAML reads it.
+
+    Raises:
+        SettingsError: it is no YAML; naming ``origin``.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+        raise SettingsError(f"{origin}: {text!r} is not YAML: {problem}") from None
 
 
 def _note_lines(node: yaml.Node, at: Location, source: str, origins: dict[Location, str]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise SettingsError(
+                    f"{source}:{key.start_mark.line + 1}: {_dotted(at)}: a name must be text; "
+                    'a value that begins with {{ needs quotes: "{{ … }}"'
+                )
             place = (*at, key.value)
             if place in origins:
                 raise SettingsError(f"{source}:{key.start_mark.line + 1}: {_dotted(place)} is given twice")
@@ -116,7 +144,7 @@ def _scalar(text: str) -> Any:
     """An environment variable's text as YAML reads a scalar; text that is no scalar stays as it is."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return text
     return text if isinstance(value, dict | list) else value
 

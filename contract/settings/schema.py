@@ -143,6 +143,12 @@ class PayloadPolicy(Section):
     payload: Literal["on", "off"] = Field("on", description="keep prompts and answers")
     tokens: bool = Field(False, description="keep token ids and sampling logprobs")
 
+    @field_validator("payload", mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        # To YAML, on and off without quotes are true and false.
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
 
 class FeedbackMetric(Section):
     """A metric that `POST /v1/feedback` accepts."""
@@ -202,7 +208,7 @@ class TrainerSettings(Section):
 class Settings(Section):
     """All of Millrace's settings."""
 
-    data_dir: Path = Field(Path("data"), description="folder for everything an installation owns")
+    data_dir: Path = Field(Path("data"), strict=False, description="folder for everything an installation owns")
     database: str | None = Field(
         None, description="SQLAlchemy URL of the control database; SQLite under data_dir when absent"
     )

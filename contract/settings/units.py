@@ -25,11 +25,13 @@ _BYTES = {
 
 
 class Section(BaseModel):
-    """A section of the settings: unknown keys are refused, values are not coerced, nothing changes after loading."""
+    """A section of the settings: unknown keys are refused, values are not coerced, nothing changes after loading.
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=False, hide_input_in_errors=False, allow_inf_nan=False
-    )
+    A number in quotes is text and ``true`` is no number. The environment and ``--set`` are read as YAML scalars, so
+    there 9000 is a number without more.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=False, allow_inf_nan=False)
 
 
 def _duration(value: Any) -> Any:

@@ -10,14 +10,13 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from contract.database import open_database
 from contract.errors import SettingsError
 from contract.seed import seed
-from contract.settings import Settings, load_settings
+from contract.settings import Settings, load_settings, yaml_value
 
 DEFAULT_FILE = Path("millrace.yaml")
 
@@ -53,14 +52,14 @@ def flags(overrides: Sequence[str] | None) -> dict[str, Any]:
     """``["gateway.port=9000"]`` as a mapping, each value read as YAML reads a scalar.
 
     Raises:
-        SettingsError: an override without ``=``.
+        SettingsError: an override without ``=``, or whose value is no YAML.
     """
     found = {}
     for override in overrides or []:
         name, equals, value = override.partition("=")
         if not equals:
             raise SettingsError(f"--set {override!r}: must be name=value")
-        found[name] = yaml.safe_load(value)
+        found[name] = yaml_value(value, f"--set {name}")
     return found
 
 

@@ -69,6 +69,10 @@ def test_no_file_means_defaults() -> None:
     [
         ("  port: 9001", "  prot: 9001", "millrace.yaml:4: gateway.prot: 9001: is not a setting"),
         ("  port: 9001", "  port: many", "millrace.yaml:4: gateway.port: 'many': Input should be a valid integer"),
+        ("  port: 9001", "  port: '9001'", "millrace.yaml:4: gateway.port: '9001': Input should be a valid integer"),
+        ("  port: 9001", "  workers: true", "millrace.yaml:4: gateway.workers: True: Input should be a valid integer"),
+        ("  port: 9001", "  drain_timeout: yes", "gateway.drain_timeout: True: Input should be a valid number"),
+        ("data: {reference: label}", "data: {reference: label, holdout: '0.3'}", "'0.3': Input should be a valid"),
         ("  port: 9001", "  port: 70000", "millrace.yaml:4: gateway.port: 70000: Input should be less than"),
         ("data_dir: somewhere", "telemetry: {}", "millrace.yaml:2: telemetry: {}: is not built yet; leave it out"),
         ("data_dir: somewhere", "blobs: s3://b", "millrace.yaml:2: blobs: 's3://b': is not built yet"),
@@ -113,6 +117,10 @@ def test_every_fault_is_told_at_once() -> None:
         ("gateway: [1\n", "millrace.yaml:2: this is not YAML"),
         ("- a\n", "the settings must be a mapping"),
         ("just text", "the settings must be a mapping"),
+        ("graders:\n  g:\n    input: {{ sample.x }}\n", "millrace.yaml:3: graders.g.input: a name must be text"),
+        ("gateway:\n  host: a\x07b\n", "millrace.yaml:2: the character '\\x07' may not be in YAML"),
+        ("data_dir: 2026-13-45\n", "millrace.yaml: this is not YAML that can be read: month must be in 1..12"),
+        ("models: &all\n  a: *all\n", "millrace.yaml: this is not YAML that can be read: maximum recursion"),
     ],
 )
 def test_a_file_that_is_not_a_mapping_of_single_keys_is_refused(text: str, said: str) -> None:
@@ -140,6 +148,27 @@ def test_a_bad_environment_variable_or_flag_is_named_as_such() -> None:
         "flag --log-spool-max-bytes: log.spool.max_bytes: '1 mile': a size is a whole number with a unit"
     )
     assert "models is a list or a value" in refusal("models: 5", environment={"MILLRACE_MODELS__A__ENGINE": "e"})
+
+
+def test_a_file_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "millrace.yaml"
+    file.write_bytes("gateway:\n  host: café\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"millrace.yaml:2: b'\\xe9' is not UTF-8"):
+        load_settings(file)
+
+
+@pytest.mark.parametrize("word", ["on", "off"])
+def test_on_and_off_are_words_whether_quoted_or_not(word: str) -> None:
+    for text in (word, f"'{word}'"):
+        assert parse_settings(f"log: {{policy: {{payload: {text}}}}}").log.policy.payload == word
+    environment = {"MILLRACE_LOG__POLICY__PAYLOAD": word}
+    assert parse_settings("", environment=environment).log.policy.payload == word
+
+
+def test_a_number_in_the_environment_is_one_and_text_that_is_no_date_stays_text() -> None:
+    environment = {"MILLRACE_GATEWAY__WORKERS": "2", "MILLRACE_GATEWAY__HOST": "2026-13-45"}
+    settings = parse_settings("", environment=environment)
+    assert (settings.gateway.workers, settings.gateway.host) == (2, "2026-13-45")
 
 
 def test_variables_that_are_no_settings_are_left_alone() -> None:

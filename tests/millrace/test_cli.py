@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import typer.main
 
+from contract.errors import SettingsError
 from contract.settings import Settings
 from millrace.cli import app
+from millrace.commands.common import flags
 
 SETTINGS = """
 engines: [{name: e, base_model: small, url: "http://127.0.0.1:9"}]
@@ -101,6 +103,12 @@ def test_set_goes_over_the_file(config: Path) -> None:
     done = millrace("config", "check", "--config", config, "--set", "gateway.port=none")
     assert done.returncode == 2
     assert "flag --gateway-port" in done.stderr or "--set" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["[1", "2026-13-45", "\x07"])
+def test_a_value_that_is_no_yaml_is_named_with_its_setting(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"--set gateway.host: .* is not YAML"):
+        flags([f"gateway.host={value}"])
 
 
 def test_models_show_what_answers_under_each_name(config: Path) -> None:

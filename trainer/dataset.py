@@ -3,7 +3,8 @@
 
 A row is a prompt that the application sent and the answer that its user called right. Rows of one conversation (or,
 without one, of one user; without either, of one prompt) stay together on one side of the split. The side is a hash
-of that group's name, so it does not change from job to job: what was held out once is never trained on later.
+of that group's name, so it does not change from job to job. A prompt that came in several groups is held out where any
+of them is: what was held out once is never trained on later.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def build(
     *,
     holdout: float,
     min_rows: int,
+    min_heldout: int = 1,
     max_rows: int | None = None,
     max_prompt_tokens: int | None = None,
     count_tokens: Callable[[list[Message]], int] = lambda _messages: 0,
@@ -56,7 +58,8 @@ def build(
     """The dataset in labelled answers, oldest first, as `LoggerClient.labelled` gives them.
 
     Raises:
-        DatasetError: fewer than ``min_rows`` usable rows, a side of the split without rows, or only one label.
+        DatasetError: fewer than ``min_rows`` usable rows or ``min_heldout`` held-out ones, none to train on, or only
+            one label.
     """
     dropped: Counter[str] = Counter()
     rows = _resolve(_read(labelled, dropped), dropped)
@@ -71,7 +74,26 @@ def build(
     train = [row for row in rows if _position(row.group) >= holdout]
     heldout = [row for row in rows if _position(row.group) < holdout]
     _check(rows, train, heldout, labels, min_rows, dropped)
+    if len(heldout) < min_heldout:
+        raise DatasetError(
+            f"{len(heldout)} rows are held out, and the gate admits nothing on fewer than "
+            f"gate.min_rows = {min_heldout}: lower it, raise data.holdout, or raise data.min_rows to wait for more"
+        )
     return Dataset(train, heldout, labels, {k: n for k, n in dropped.items() if n}, digest_of(train, heldout))
+
+
+def check_labels(labels: Iterable[str], count_tokens: Callable[[str], int], max_completion_tokens: int) -> None:
+    """Looks whether each label, with the token that ends it, can be answered at all.
+
+    Raises:
+        DatasetError: naming the longest and the setting to change.
+    """
+    needed, label = max((count_tokens(label), label) for label in labels)
+    if needed > max_completion_tokens:
+        raise DatasetError(
+            f"the label {label!r} takes {needed} tokens with its end, and an answer has at most "
+            f"training.max_completion_tokens = {max_completion_tokens}: raise it to {needed}"
+        )
 
 
 def normalised(messages: Sequence[Message]) -> str:
@@ -121,7 +143,9 @@ def _read(labelled: Iterable[Mapping[str, Any]], dropped: Counter[str]) -> list[
     rows = []
     for found in labelled:
         messages, reference = found["messages"], found["reference"]
-        if not messages or not all(isinstance(message.get("content"), str) for message in messages):
+        if any(_uses_tools(message) for message in messages or ()):
+            dropped["request used tools"] += 1
+        elif not messages or not all(isinstance(message.get("content"), str) for message in messages):
             dropped["prompt is not plain text"] += 1
         elif not isinstance(reference, str) or not reference.strip():
             dropped["label is not a text"] += 1
@@ -132,8 +156,18 @@ def _read(labelled: Iterable[Mapping[str, Any]], dropped: Counter[str]) -> list[
     return rows
 
 
+def _uses_tools(message: Mapping[str, Any]) -> bool:
+    """Whether the engine rendered this message with what is not in its role and content."""
+    return message.get("role") in ("tool", "function") or any(
+        message.get(name) for name in ("tool_calls", "tool_call_id", "function_call")
+    )
+
+
 def _resolve(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
-    """Each prompt once, in the place of its first row, with the label that most of its rows carry; ties go."""
+    """Each prompt once, in the place of its first row, with the label that most of its rows carry; ties go.
+
+    Its group is the one of all its rows' groups that is held out first.
+    """
     by_prompt: dict[str, list[Row]] = {}
     for row in rows:
         by_prompt.setdefault(normalised(row.messages), []).append(row)
@@ -144,7 +178,8 @@ def _resolve(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
             dropped["labels contradict each other"] += len(same)
             continue
         dropped["repeated prompt"] += len(same) - 1
-        kept.append(next(row for row in same if row.reference == votes[0][0]))
+        first = next(row for row in same if row.reference == votes[0][0])
+        kept.append(replace(first, group=min((row.group for row in same), key=_position)))
     return kept
 
 

@@ -98,10 +98,17 @@ class Work:
                 labelled,
                 holdout=data.holdout,
                 min_rows=data.min_rows,
+                min_heldout=self._loop.gate.min_rows,
                 max_rows=data.max_rows,
                 max_prompt_tokens=self._loop.training.max_prompt_tokens,
                 count_tokens=lambda messages: len(evaluate.encode_prompt(self._tokenizer, messages)),
             )
+            if len(rows.labels) <= evaluate.MAX_LABELS:
+                dataset.check_labels(
+                    rows.labels,
+                    lambda label: len(evaluate.encode_label(self._tokenizer, label)),
+                    self._loop.training.max_completion_tokens,
+                )
             dataset.write(rows, folder)
             left_out = "".join(f", {count} left out ({reason})" for reason, count in rows.dropped.items())
             self._tell(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import DatasetError
-from trainer.dataset import Dataset, build, digest_of, normalised, read, write
+from trainer.dataset import Dataset, build, check_labels, digest_of, normalised, read, write
 
 
 def labelled(text: str, reference: Any, conversation: str | None = None, user: str | None = None) -> dict[str, Any]:
@@ -90,6 +90,51 @@ def test_the_label_of_most_rows_wins_and_a_tie_is_left_out() -> None:
     assert kept["won"] == "yes"
     assert "tie" not in kept
     assert dataset.dropped == {"labels contradict each other": 2, "repeated prompt": 2}
+
+
+def test_a_prompt_is_held_out_where_any_of_the_groups_that_it_came_in_is() -> None:
+    def held(*conversations: str) -> bool:
+        again = [labelled("again", "yes", conversation=each) for each in conversations]
+        return "again" in [row.messages[0]["content"] for row in made([*again, *many()]).heldout]
+
+    groups = [f"g{number}" for number in range(8)]
+    out, trained = ([group for group in groups if held(group) is side] for side in (True, False))
+    assert held(trained[0], out[0])
+    assert held(out[0], trained[0])
+    assert not held(*trained)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "tool", "content": "4", "tool_call_id": "call_1"},
+        {"role": "assistant", "content": "wait", "tool_calls": [{"id": "call_1"}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "call_1"}]},
+    ],
+)
+def test_a_request_that_used_tools_is_left_out_and_counted(message: dict[str, Any]) -> None:
+    used = labelled("x", "yes")
+    used["messages"] = [*used["messages"], message]
+    unused = labelled("y", "yes")
+    unused["messages"][0] |= {"tool_calls": None}
+    dataset = made([used, unused, *many()])
+    assert dataset.dropped == {"request used tools": 1}
+    assert "y" in texts(dataset)
+
+
+def test_too_few_held_out_rows_for_the_gate_are_refused_before_anything_is_trained() -> None:
+    count = len(made(many()).heldout)
+    assert made(many(), min_heldout=count)
+    with pytest.raises(DatasetError, match=f"{count} rows are held out.* gate.min_rows = {count + 1}"):
+        made(many(), min_heldout=count + 1)
+
+
+def test_a_label_that_no_answer_has_room_for_is_refused_with_the_setting_to_raise() -> None:
+    check_labels(["yes", "no"], len, 3)
+    with pytest.raises(
+        DatasetError, match="'yes' takes 3 tokens with its end.*max_completion_tokens = 2: raise it to 3"
+    ):
+        check_labels(["yes", "no"], len, 2)
 
 
 def test_labels_that_are_no_text_and_prompts_that_are_no_plain_text_are_counted() -> None:

@@ -35,7 +35,6 @@ from contract.errors import (
 )
 from contract.ids import new_id
 from contract.money import NANO
-from contract.settings import Settings
 from gateway.client import ClientGone, header, read_body
 from gateway.feedback import as_answer, parse_feedback
 from gateway.fields import parse_body
@@ -49,12 +48,11 @@ OPERATIONS = ("/health", "/ready", "/metrics", "/version")
 _log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The gateway as an ASGI application; its parts are opened when it starts and closed when it ends."""
+def create_app(worker: Worker) -> FastAPI:
+    """The gateway as an ASGI application, which starts the worker and closes it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        worker = Worker(settings)
         await worker.start()
         app.state.worker = worker
         try:

@@ -6,6 +6,7 @@ scraped adds the copies of the others to its own counts. A worker that takes ove
 predecessor counted, so no counter falls when a worker is replaced; gauges count only while their worker lives.
 """
 
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from contract.errors import OperatorError
 from contract.money import NANO
 from contract.records import Invocation
 
@@ -106,6 +108,7 @@ class Copy(msgspec.Struct):
     gauges: dict[str, Readings]
 
 
+_log = logging.getLogger(__name__)
 _copy_decoder = msgspec.msgpack.Decoder(Copy)
 
 
@@ -113,15 +116,22 @@ class Metrics:
     """The counts of one worker, and the page over all of them."""
 
     def __init__(self, folder: Path, slot: str, clock: Callable[[], float] = time.time) -> None:
-        """``folder`` is where the workers of an installation leave their copies."""
+        """``folder`` is where the workers of an installation leave their copies.
+
+        Raises:
+            OperatorError: it cannot be used.
+        """
         self._folder = folder
         self._path = folder / f"{slot}{SUFFIX}"
         self._clock = clock
         self._counts = Counts()
         self._gauges: dict[str, Callable[[], Readings]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._path.exists():
-            self._counts.add(_copy_decoder.decode(self._path.read_bytes()).counts)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._path.exists():
+                self._counts.add(_read(self._path).counts)
+        except OSError as error:
+            raise OperatorError(f"cannot use {self._path} for metrics: {error.strerror}") from error
 
     def count(self, counter: Counter, labels: Labels, amount: float = 1) -> None:
         """Adds to a counter."""
@@ -169,7 +179,7 @@ class Metrics:
         counts.add(self._counts)
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             if path != self._path:
-                copy = _copy_decoder.decode(path.read_bytes())
+                copy = _read(path)
                 counts.add(copy.counts)
                 if self._clock() - path.stat().st_mtime < STALE_SECONDS:
                     _add_gauges(gauges, copy.gauges)
@@ -179,6 +189,15 @@ class Metrics:
 
     def _readings(self) -> dict[str, Readings]:
         return {name: read() for name, read in self._gauges.items()}
+
+
+def _read(path: Path) -> Copy:
+    """A copy; an empty one where the power went before its bytes were on the disk."""
+    try:
+        return _copy_decoder.decode(path.read_bytes())
+    except msgspec.DecodeError as error:
+        _log.warning("%s is no copy of metrics and counts as empty: %s", path, error)
+        return Copy(Counts(), {})
 
 
 class _Page(Collector):

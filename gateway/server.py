@@ -2,8 +2,8 @@
 """The gateway as a process: `serve` binds the port and runs one worker, or several that share the socket.
 
 SIGTERM drains: no new connection is taken, ``/ready`` says why on those that stand, open answers finish within
-``gateway.drain_timeout``, and what is left then is told so, recorded and cut. A worker that dies is replaced; workers
-whose parent dies drain by themselves.
+``gateway.drain_timeout``, and what is left then is told so, recorded and cut. A worker that dies is replaced; one
+that cannot start at all ends the gateway; workers whose parent dies drain by themselves.
 """
 
 import asyncio
@@ -12,8 +12,11 @@ import multiprocessing
 import multiprocessing.connection
 import signal
 import socket
+import sys
 import time
+from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
+from multiprocessing.queues import SimpleQueue
 from types import FrameType
 
 import uvicorn
@@ -33,7 +36,10 @@ KEEP_ALIVE = 75
 """Seconds an idle connection stays: longer than clients keep theirs, so that none is closed under a new request."""
 _KILL_AFTER = 10.0
 """Seconds past the drain timeout after which a worker that does not end is killed."""
-_RESTART_SECONDS = 0.5
+_CANNOT_START = 2
+"""Exit code of a worker that found something for a person to mend."""
+_RESTART_SECONDS, _LONGEST_RESTART_SECONDS = 0.5, 30.0
+"""Before a worker that died is replaced; doubled while its replacements cannot start."""
 _log = logging.getLogger(__name__)
 
 
@@ -80,9 +86,13 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def run_worker(settings: Settings, listener: socket.socket) -> None:
-    """One worker on a socket that is bound; returns when it has drained."""
+    """One worker on a socket that is bound; returns when it has drained.
+
+    Raises:
+        OperatorError: it cannot start.
+    """
     logs.to_stderr()
-    app = create_app(settings)
+    app = create_app(Worker(settings))
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -97,7 +107,18 @@ def run_worker(settings: Settings, listener: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(settings.gateway.drain_timeout)),
     )
-    _Server(config, app).run([listener])
+    server = _Server(config, app)
+    server.run([listener])
+    if not server.started:
+        raise OperatorError("the gateway could not start; its log says why")
+
+
+def _run_child(settings: Settings, listener: socket.socket, reasons: "SimpleQueue[str]") -> None:
+    try:
+        run_worker(settings, listener)
+    except OperatorError as error:
+        reasons.put(error.message)
+        sys.exit(_CANNOT_START)
 
 
 class _Server(uvicorn.Server):
@@ -128,40 +149,76 @@ class _Server(uvicorn.Server):
             worker.draining = True
 
 
+@dataclass
+class _Place:
+    """A worker, or the wait for the next one to take its place."""
+
+    process: SpawnProcess
+    wait: float = 0.0
+    """Zero for the first one."""
+    due: float | None = None
+
+
 class _Supervisor:
     """Several workers on one socket."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
         self._listener = listener
-        self._workers: list[SpawnProcess] = []
+        self._spawn = multiprocessing.get_context("spawn")
+        self._reasons: SimpleQueue[str] = self._spawn.SimpleQueue()
+        self._places: list[_Place] = []
         self._stopping = False
 
     def run(self) -> None:
-        """Keeps the workers alive until a signal, then drains them."""
+        """Keeps the workers alive until a signal, then drains them.
+
+        Raises:
+            OperatorError: one of the first workers cannot start.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        self._workers = [self._start() for _ in range(self._settings.gateway.workers)]
-        while not self._stopping:
-            multiprocessing.connection.wait([worker.sentinel for worker in self._workers], timeout=_RESTART_SECONDS)
-            for index, worker in enumerate(self._workers):
-                if not worker.is_alive() and not self._stopping:
-                    _log.error("a worker ended with %s; another takes its place", worker.exitcode)
-                    time.sleep(_RESTART_SECONDS)
-                    self._workers[index] = self._start()
+        try:
+            self._places = [_Place(self._start()) for _ in range(self._settings.gateway.workers)]
+            while not self._stopping:
+                living = [place.process.sentinel for place in self._places if place.due is None]
+                multiprocessing.connection.wait(living, timeout=_RESTART_SECONDS)
+                for place in self._places:
+                    self._tend(place)
+        finally:
+            self._drain()
+
+    def _tend(self, place: _Place) -> None:
+        """Notes that a worker has died, or replaces it once its wait is over."""
+        if place.process.is_alive() or self._stopping:
+            return
+        if place.due is None:
+            code = place.process.exitcode
+            reason = self._reasons.get() if code == _CANNOT_START else f"it ended with {code}"
+            if code == _CANNOT_START and not place.wait:
+                raise OperatorError(reason)
+            again = 2 * place.wait if code == _CANNOT_START else _RESTART_SECONDS
+            place.wait = min(again, _LONGEST_RESTART_SECONDS)
+            place.due = time.monotonic() + place.wait
+            _log.error("a worker is replaced in %g s: %s", place.wait, reason)
+        elif time.monotonic() >= place.due:
+            place.process, place.due = self._start(), None
+
+    def _drain(self) -> None:
         self._listener.close()  # or the kernel would still take connections that nobody answers
-        for worker in self._workers:
+        workers = [place.process for place in self._places]
+        for worker in workers:
             worker.terminate()
         deadline = time.monotonic() + self._settings.gateway.drain_timeout + _KILL_AFTER
-        for worker in self._workers:
+        for worker in workers:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
                 _log.error("worker %s did not end in time and is killed", worker.pid)
                 worker.kill()
 
     def _start(self) -> SpawnProcess:
-        worker = multiprocessing.get_context("spawn").Process(
-            target=run_worker, args=(self._settings, self._listener), name="gateway"
+        worker = self._spawn.Process(
+            target=_run_child, args=(self._settings, self._listener, self._reasons), name="gateway"
         )
         worker.start()
         return worker

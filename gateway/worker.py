@@ -40,7 +40,7 @@ class Worker:
         """Opens the database and the spool; `start` does what needs a running loop.
 
         Raises:
-            OperatorError: the database or the spool cannot be opened.
+            OperatorError: the database, the spool or the folder of the metrics cannot be opened.
         """
         self.settings = settings
         self.installation = settings.installation
@@ -51,7 +51,10 @@ class Worker:
                 _log.info("%s", line)
         self._follower = Follower(self.database)
         self.producer = claim_producer(self.installation.spool, "gateway")
-        self.spool = Spool(self.producer, settings.log.spool)
+        try:
+            self.spool = Spool(self.producer, settings.log.spool)
+        except StorageFull as error:
+            raise SpoolError(f"{error.message}; make room on the disk and start again") from error
         self.metrics = Metrics(self.installation.run, self.producer.name)
         self.keys: KeyRing
         self.prices: PriceBook
@@ -170,12 +173,15 @@ class Worker:
 
     async def _follow(self) -> None:
         """Follows the changes feed: whatever moved, the three small tables are read again, and swapped in whole."""
+        stale = False  # outlives a read that fails: the feed tells each change once
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 changed: list[Change] = await asyncio.to_thread(self._follower.poll)
-                if changed:
+                stale = stale or bool(changed)
+                if stale:
                     self.keys, self.prices, self.routes.snapshot = await asyncio.to_thread(self._read_all)
+                    stale = False
                 self._fed_at = time.monotonic()
             except sa.exc.SQLAlchemyError:
                 _log.exception("the control database could not be read; the last known state is used")

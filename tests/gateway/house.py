@@ -121,7 +121,7 @@ def broken_disk(spool: Spool) -> Iterator[None]:
 async def house(engine: FakeEngine, configured: Settings) -> AsyncIterator[House]:
     """Runs a gateway in this process, on a port of its own."""
     secret = make_key(configured)
-    app = create_app(configured)
+    app = create_app(Worker(configured))
     listener = bind(configured)
     config = uvicorn.Config(app, log_config=None, ws="none", http="httptools", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from contract.errors import OperatorError
 from gateway.metrics import ADAPTER, DURATION, IN_FLIGHT, REQUESTS, STALE_SECONDS, Metrics
 
 LABELS = ("/v1/models", "", "200")
@@ -70,3 +72,18 @@ def test_gauges_of_living_workers_are_added_and_shared_ones_are_not(tmp_path: Pa
     assert samples(workers[0])["millrace_adapter_info{name=triage,version=triage@1}"] == 1
     now[0] += STALE_SECONDS
     assert samples(workers[0])["millrace_inflight_requests{}"] == 3
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 100])
+def test_a_copy_that_a_power_cut_left_without_its_bytes_counts_as_empty(tmp_path: Path, left: bytes) -> None:
+    for number in range(2):
+        (tmp_path / f"gateway-{number}.metrics").write_bytes(left)
+    metrics = Metrics(tmp_path, "gateway-0")
+    metrics.count(REQUESTS, LABELS)
+    assert total(metrics) == 1
+
+
+def test_a_folder_that_cannot_be_used_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "run").write_bytes(b"")
+    with pytest.raises(OperatorError, match="cannot use .*run"):
+        Metrics(tmp_path / "run", "gateway-0")

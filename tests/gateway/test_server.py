@@ -128,6 +128,22 @@ def test_a_declared_adapter_that_is_none_is_a_clear_error(tmp_path: Path) -> Non
         serve(settings(tmp_path, "http://127.0.0.1:9", adapter=", adapter: /nowhere"))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_spool_that_cannot_be_used_is_a_clear_error(tmp_path: Path, workers: int) -> None:
+    engine = FakeEngine()
+    engine.url = "http://127.0.0.1:9"
+    Gateway(tmp_path, engine, workers)
+    (tmp_path / "data" / "spool" / "gateway-0").mkdir(parents=True)
+    (tmp_path / "data" / "spool" / "gateway-0" / "copy of 0.seg").write_bytes(b"")
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "millrace.yaml")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 1  # an exception's; the command line makes 2 of it
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(("contract.errors.OperatorError", "contract.errors.SpoolError"))
+    assert "copy of 0.seg is no segment of ours" in last
+
+
 async def test_a_worker_killed_in_a_stream_leaves_an_interrupted_record(engine: FakeEngine, tmp_path: Path) -> None:
     engine.script = Script(hold_after=3)
     async with running(tmp_path, engine) as gateway, gateway.client() as client:

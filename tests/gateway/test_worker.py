@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker does where its disk or its database fails it for a while."""
 
+import asyncio
 from typing import Any
 
+import httpx2
 import openai
 import pytest
+import sqlalchemy as sa
 
 from gateway import worker
+from gateway.keys import list_keys, revoke_key
 from tests.gateway.engine import Script
 from tests.gateway.house import ASK, House, broken_disk, until
 
@@ -65,3 +69,24 @@ async def test_a_disk_that_fails_refuses_before_any_upstream_byte_until_it_takes
         assert "cannot write the spool" in reason
     await until(lambda: not home.worker.unready())
     await ask(home)
+
+
+async def test_a_key_revoked_while_the_database_cannot_be_read_stops_working_after(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failures = home.worker._read_all, []
+
+    def fail_once() -> Any:
+        if failures:
+            return read()
+        failures.append(sa.exc.OperationalError("read", None, OSError()))
+        raise failures[0]
+
+    monkeypatch.setattr(home.worker, "_read_all", fail_once)
+    with home.worker.database.begin() as connection:
+        revoke_key(connection, list_keys(connection)[0].id)
+    await until(lambda: failures)
+    headers = {"Authorization": f"Bearer {home.secret}"}
+    async with httpx2.AsyncClient(base_url=home.url, headers=headers) as http, asyncio.timeout(20):
+        while (await http.get("/v1/models")).status_code != 401:
+            pass

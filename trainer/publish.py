@@ -83,7 +83,7 @@ def store(folder: Path, alias: str, manifest: dict[str, Any], installation: Inst
 
 
 def publish(
-    connection: sa.Connection,
+    database: sa.Engine,
     folder: Path,
     *,
     alias: str,
@@ -103,14 +103,16 @@ def publish(
     """
     check(folder, max_rank)
     digest, place = store(folder, alias, manifest, installation)
-    return registry.publish(
-        connection,
-        alias=alias,
-        engine=engine,
-        base=base,
-        digest=digest,
-        path=str(place),
-        manifest=manifest,
-        parent=parent,
-        job=job,
-    )
+    # Only now: a transaction keeps every other writer of the control database waiting.
+    with database.begin() as connection:
+        return registry.publish(
+            connection,
+            alias=alias,
+            engine=engine,
+            base=base,
+            digest=digest,
+            path=str(place),
+            manifest=manifest,
+            parent=parent,
+            job=job,
+        )

@@ -26,10 +26,10 @@ from contract.settings import Settings, load_settings
 from logger.spool import Spool, claim_producer
 from trainer import jobs
 from trainer.heartbeat import Heartbeat, JobLost
+from trainer.once import ROLE
 
 LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
-ROLE = "trainer"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -35,6 +35,7 @@ from trainer.dataset import Dataset
 from trainer.evaluate import Answers
 from trainer.jobs import Job
 from trainer.learning import Step, learn
+from trainer.once import Once
 from trainer.publish import publish
 from trainer.rewards import Reward
 from trainer.stages import Stages, Stopwatch
@@ -62,6 +63,7 @@ class Work:
         self._say = say
         self._stages = Stages(settings.installation.jobs / job.id)
         self._folder = self._stages.folder
+        self._once = Once(self._stages, spool, settings.installation.spool, self._logger)
 
     def run(self) -> None:
         """Every stage that is not done yet; ends the job well.
@@ -117,9 +119,11 @@ class Work:
             )
         return dataset.read(folder)
 
+    def _logger(self) -> LoggerClient:
+        return LoggerClient(self._settings.log.url, self._settings.installation.token("logger"))
+
     async def _labelled(self) -> list[dict[str, Any]]:
-        log = LoggerClient(self._settings.log.url, self._settings.installation.token("logger"))
-        async with log:
+        async with self._logger() as log:
             table = await log.labelled_arrow(
                 self._loop.model,
                 self._loop.data.reference,
@@ -252,30 +256,30 @@ class Work:
             "report": {name: figures[name] for name in ("heldout_rows", "largest_class", "base", "candidate")},
         }
         self._check()
-        with self._database.begin() as connection:
-            version = publish(
-                connection,
-                self._folder / "adapter",
-                alias=self._loop.model,
-                engine=engine.name,
-                base=engine.base_model,
-                job=self._job.id,
-                parent=None,
-                max_rank=engine.launch.max_lora_rank if engine.launch else self._loop.training.lora_rank,
-                manifest=manifest,
-                installation=self._settings.installation,
-            )
+        version = publish(
+            self._database,
+            self._folder / "adapter",
+            alias=self._loop.model,
+            engine=engine.name,
+            base=engine.base_model,
+            job=self._job.id,
+            parent=None,
+            max_rank=engine.launch.max_lora_rank if engine.launch else self._loop.training.lora_rank,
+            manifest=manifest,
+            installation=self._settings.installation,
+        )
         self._decide(version, figures["gate"])
         return version
 
     def _decide(self, version: Version, verdict: dict[str, Any]) -> None:
         action = "admit" if verdict["admitted"] else "refuse"
         self._tell(f"Gate: {action} {version.id}: {verdict['reason']}")
-        self._spool.append(
+        self._once.append(
+            "decision",
             Decision(
-                id=new_id("dec"), time=time.time_ns(), action=action, subject=version.id, reason=verdict["reason"],
-                figures=json.dumps(verdict["figures"]), alias=version.alias,
-            )
+                id=f"dec_{self._job.id}", time=time.time_ns(), action=action, subject=version.id,
+                reason=verdict["reason"], figures=json.dumps(verdict["figures"]), alias=version.alias,
+            ),
         )  # fmt: skip
 
     def _note(self, step: Step) -> None:
@@ -293,17 +297,14 @@ class Work:
     def _charge(self, seconds: float) -> None:
         trainer = self._settings.trainer
         amount = round(trainer.price_per_hour * seconds / 3600)
-
-        def charge() -> dict[str, Any]:
-            self._spool.append(
-                Charge(
-                    id=f"charge_{self._job.id}", time=time.time_ns(), project=trainer.project, category="training",
-                    amount=amount, seconds=round(seconds), job=self._job.id, description=f"training {self._loop.model}",
-                )
-            )  # fmt: skip
-            return {"amount": amount, "seconds": seconds}
-
-        self._stages.run("charge", charge)
+        self._check()
+        self._once.append(
+            "charge",
+            Charge(
+                id=f"charge_{self._job.id}", time=time.time_ns(), project=trainer.project, category="training",
+                amount=amount, seconds=round(seconds), job=self._job.id, description=f"training {self._loop.model}",
+            ),
+        )  # fmt: skip
 
     def _tell(self, message: str) -> None:
         self._check()

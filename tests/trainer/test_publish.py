@@ -11,7 +11,8 @@ from contract.database import open_database
 from contract.errors import AdapterRefused
 from contract.installation import Installation
 from contract.registry import State, Version
-from trainer.publish import MANIFEST, check, digest_of, publish
+from trainer import publish as publishing
+from trainer.publish import MANIFEST, check, digest_of, publish, store
 
 CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 8, "bias": "none", "init_lora_weights": True, "use_dora": False}
 
@@ -31,19 +32,18 @@ def adapter(folder: Path, weights: bytes = b"weights", **changes: Any) -> Path:
 
 
 def published(database: sa.Engine, folder: Path, home: Path, job: str = "ftjob_1") -> Version:
-    with database.begin() as connection:
-        return publish(
-            connection,
-            folder,
-            alias="triage",
-            engine="main",
-            base="tiny",
-            job=job,
-            parent=None,
-            max_rank=16,
-            manifest={"job": job, "gate": {"admitted": True}},
-            installation=Installation(home),
-        )
+    return publish(
+        database,
+        folder,
+        alias="triage",
+        engine="main",
+        base="tiny",
+        job=job,
+        parent=None,
+        max_rank=16,
+        manifest={"job": job, "gate": {"admitted": True}},
+        installation=Installation(home),
+    )
 
 
 def test_a_version_is_named_by_its_content_and_lies_there_whole(database: sa.Engine, tmp_path: Path) -> None:
@@ -66,6 +66,20 @@ def test_the_same_adapter_again_is_the_version_that_is_there(database: sa.Engine
     again = published(database, adapter(tmp_path / "again"), tmp_path, job="ftjob_2")
     assert again == first
     assert json.loads((Path(first.path) / MANIFEST).read_text())["job"] == "ftjob_1"
+
+
+def test_the_control_database_is_free_while_an_adapter_is_copied(
+    database: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = []
+
+    def copy(*arguments: Any) -> tuple[str, Path]:
+        copied.append(database.pool.checkedout())  # type: ignore[attr-defined]  # of its queue
+        return store(*arguments)
+
+    monkeypatch.setattr(publishing, "store", copy)
+    published(database, adapter(tmp_path / "adapter"), tmp_path)
+    assert copied == [0]
 
 
 def test_another_adapter_is_another_version_and_leaves_the_first_as_it_was(database: sa.Engine, tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ class Entry:
         """Notes an attempt; what an earlier one metered is no part of this answer."""
         self.replica = replica
         self.attempts += 1
+        self.watch.reached = False
         self.meter = Meter(payload=self._policy.payload == "on")
         if self._queue_ns is None:
             self._queue_ns = self.elapsed_ns
@@ -117,7 +118,7 @@ class Entry:
         )
         if request is not None:
             self._add_request(record, request)
-        if self.attempts and status is not Status.REFUSED:
+        if self.watch.reached and status is not Status.REFUSED:
             self._add_usage(record, prices)
         if status is not Status.OPEN:
             record.total_ns = self.elapsed_ns

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import aiohttp
 
@@ -47,11 +48,14 @@ class Timeouts:
 
 
 class Stopwatch:
-    """Nanoseconds that one request has spent waiting for engines."""
+    """What one request has asked of engines."""
 
     def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self._clock = clock
         self.waited_ns = 0
+        """Nanoseconds spent waiting for them."""
+        self.reached = False
+        """Whether the last one asked has begun to get the request."""
 
     def __enter__(self) -> None:
         self._since = self._clock()
@@ -135,6 +139,7 @@ class Upstream:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
             headers={"Accept-Encoding": "identity", "User-Agent": "millrace"},
             cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[_noting_the_start()],
         )
 
     async def close(self) -> None:
@@ -153,17 +158,21 @@ class Upstream:
         first_by, end_by = now + self._timeouts.first_byte, now + self._timeouts.total
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
         with watch:
-            response = await self._head(url, body, headers, min(first_by, end_by))
+            response = await self._head(url, body, headers, min(first_by, end_by), watch)
         try:
             yield Answer(response, self._timeouts, first_by, end_by, watch)
         finally:
             # A response read to its end has given its connection back already; one cut short takes it down.
             response.close()
 
-    async def _head(self, url: str, body: bytes, headers: dict[str, str], deadline: float) -> aiohttp.ClientResponse:
+    async def _head(
+        self, url: str, body: bytes, headers: dict[str, str], deadline: float, watch: Stopwatch
+    ) -> aiohttp.ClientResponse:
         try:
             async with asyncio.timeout_at(deadline):
-                return await self.session.post(url, data=body, headers=headers, allow_redirects=False)
+                return await self.session.post(
+                    url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=watch
+                )
         except aiohttp.ConnectionTimeoutError:
             raise _timeout("connect", self._timeouts.connect, "a connection") from None
         except TimeoutError:
@@ -172,6 +181,16 @@ class Upstream:
             raise _timeout("first_byte", self._timeouts.first_byte, "the first byte of its answer") from None
         except aiohttp.ClientError as error:
             raise NoConnection(f"the engine cannot be reached: {_told(error)}", retry_after=1.0) from error
+
+
+def _noting_the_start() -> aiohttp.TraceConfig:
+    async def note(_session: object, context: SimpleNamespace, _sent: object) -> None:
+        if context.trace_request_ctx is not None:  # else it is no request of a client's
+            context.trace_request_ctx.reached = True
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_headers_sent.append(note)
+    return tracing
 
 
 def _timeout(which: str, seconds: float, what: str) -> EngineTimeout:

@@ -3,11 +3,13 @@
 
 import asyncio
 import json
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
@@ -456,3 +458,22 @@ async def test_a_client_that_stops_reading_is_cut_off_and_pays_for_what_came(
         assert (home.final().prompt_tokens, home.worker.limits.in_flight) == (PROMPT_TOKENS, 0)
         writer.transport.abort()
         assert reader is not None
+
+
+async def test_a_hang_up_before_the_engine_was_reached_costs_nothing(home: House) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, socket.create_connection(deaf.getsockname()):
+        # Its queue is full now: the gateway's connection waits.
+        address = deaf.getsockname()
+        home.worker.routes.replicas["small"][0].url = f"http://127.0.0.1:{address[1]}"
+        waiting = asyncio.create_task(ask(home))
+        await until(
+            lambda: any(
+                connection.raddr == address and connection.status == psutil.CONN_SYN_SENT
+                for connection in psutil.Process().net_connections("tcp4")
+            )
+        )
+        waiting.cancel()
+        await until(lambda: home.invocations())
+    record = home.final()
+    assert (record.status, record.attempts) == ("aborted", 1)
+    assert (record.prompt_tokens, record.usage_source, record.cost) == (None, None, None)

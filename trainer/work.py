@@ -3,22 +3,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 import torch
-from peft import PeftModel
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from contract import registry
 from contract.database import reading
@@ -29,12 +24,11 @@ from contract.settings import Loop, Settings
 from judge.graders import build_grader
 from logger.client import LoggerClient
 from logger.spool import Spool
-from trainer import dataset, evaluate, gate, jobs, report
-from trainer.base_model import served_weights
-from trainer.dataset import Dataset
+from trainer import evaluate, gate, jobs, report
 from trainer.evaluate import Answers
 from trainer.jobs import Job
 from trainer.learning import Step, learn
+from trainer.material import Material, few
 from trainer.once import Once
 from trainer.publish import publish
 from trainer.rewards import Reward
@@ -63,6 +57,7 @@ class Work:
         self._say = say
         self._stages = Stages(settings.installation.jobs / job.id)
         self._folder = self._stages.folder
+        self._material = Material(settings, self._loop, job.cursor, self._stages, self._logger, self._tell)
         self._once = Once(self._stages, spool, settings.installation.spool, self._logger)
 
     def run(self) -> None:
@@ -90,70 +85,11 @@ class Work:
             jobs.succeed(connection, self._job.id, version.id, figures)
         self._say(f"job {self._job.id} succeeded: {version.id}; report in {self._folder / 'report' / 'report.html'}")
 
-    @cached_property
-    def _rows(self) -> Dataset:
-        folder = self._folder / "dataset"
-        if not folder.exists():
-            data = self._loop.data
-            labelled = asyncio.run(self._labelled())
-            rows = dataset.build(
-                labelled,
-                holdout=data.holdout,
-                min_rows=data.min_rows,
-                min_heldout=self._loop.gate.min_rows,
-                max_rows=data.max_rows,
-                max_prompt_tokens=self._loop.training.max_prompt_tokens,
-                count_tokens=lambda messages: len(evaluate.encode_prompt(self._tokenizer, messages)),
-            )
-            if len(rows.labels) <= evaluate.MAX_LABELS:
-                dataset.check_labels(
-                    rows.labels,
-                    lambda label: len(evaluate.encode_label(self._tokenizer, label)),
-                    self._loop.training.max_completion_tokens,
-                )
-            dataset.write(rows, folder)
-            left_out = "".join(f", {count} left out ({reason})" for reason, count in rows.dropped.items())
-            self._tell(
-                f"Dataset {rows.digest[:12]}: {len(rows.train)} rows to train on, {len(rows.heldout)} held out, "
-                f"labels {_few(rows.labels)}{left_out}"
-            )
-        return dataset.read(folder)
-
     def _logger(self) -> LoggerClient:
         return LoggerClient(self._settings.log.url, self._settings.installation.token("logger"))
 
-    async def _labelled(self) -> list[dict[str, Any]]:
-        async with self._logger() as log:
-            table = await log.labelled_arrow(
-                self._loop.model,
-                self._loop.data.reference,
-                until=self._job.cursor,
-                metadata=self._loop.data.filter.metadata,
-                finish_reasons=self._loop.data.filter.finish_reasons,
-            )
-        return [
-            row | {name: json.loads(row[name] or "null") for name in ("messages", "metadata", "reference")}
-            for row in table.to_pylist()
-        ]
-
-    @cached_property
-    def _weights(self) -> str:
-        engine = self._settings.engine(self._settings.models[self._loop.base].engine)
-        found = self._stages.run("base", lambda: {"weights": asyncio.run(served_weights(engine))})
-        return str(found["weights"])
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return AutoTokenizer.from_pretrained(self._weights)
-
-    def _model(self, adapter: Path | None = None) -> nn.Module:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(self._weights, dtype="auto")
-        if torch.cuda.is_available():
-            model = model.cuda()
-        return model if adapter is None else PeftModel.from_pretrained(model, str(adapter))
-
     def _baseline(self) -> dict[str, Any]:
-        rows = self._rows
+        rows = self._material.rows
         found = self._answers("base", None)
         shares = evaluate.figures(Answers(**found["answers"]), rows.heldout, self._loop.gate.confidence)
         self._tell(
@@ -163,10 +99,10 @@ class Work:
         return found
 
     def _answers(self, who: str, adapter: Path | None) -> dict[str, Any]:
-        rows = self._rows
+        rows = self._material.rows
         found = evaluate.answer(
-            self._model(adapter),
-            self._tokenizer,
+            self._material.model(adapter),
+            self._material.tokenizer,
             rows.heldout,
             rows.labels,
             self._loop.training.max_completion_tokens,
@@ -183,7 +119,13 @@ class Work:
             self._note(step)
 
         steps = learn(
-            self._model(), self._tokenizer, self._rows.train, reward, self._loop.training, self._folder, on_step
+            self._material.model(),
+            self._material.tokenizer,
+            self._material.rows.train,
+            reward,
+            self._loop.training,
+            self._folder,
+            on_step,
         )
         return {
             "curve": [{"step": step.number, **step.metrics} for step in steps],
@@ -200,7 +142,7 @@ class Work:
     def _figures(
         self, baseline: dict[str, Any], learned: dict[str, Any], candidate: dict[str, Any], incumbent: dict[str, Any]
     ) -> dict[str, Any]:
-        rows, rules = self._rows, self._loop.gate
+        rows, rules = self._material.rows, self._loop.gate
         shares = {
             name: None
             if found["answers"] is None
@@ -229,7 +171,7 @@ class Work:
                 "digest": rows.digest,
                 "train_rows": len(rows.train),
                 "heldout_rows": len(rows.heldout),
-                "labels": _few(rows.labels),
+                "labels": few(rows.labels),
                 **{f"left out: {reason}": count for reason, count in rows.dropped.items()},
             },
         }
@@ -237,7 +179,7 @@ class Work:
     def _paired(self, candidate: dict[str, Any], incumbent: dict[str, Any]) -> tuple[list[bool], list[bool]] | None:
         if incumbent["answers"] is None:
             return None
-        references = [row.reference for row in self._rows.heldout]
+        references = [row.reference for row in self._material.rows.heldout]
         first, second = (
             evaluate.correct(Answers(**found["answers"]).greedy, references) for found in (candidate, incumbent)
         )
@@ -311,8 +253,3 @@ class Work:
         with self._database.begin() as connection:
             jobs.event(connection, self._job.id, message)
         self._say(message)
-
-
-def _few(labels: Sequence[str]) -> str:
-    """The labels, or how many where they are texts."""
-    return ", ".join(labels) if len(labels) <= evaluate.MAX_LABELS else f"({len(labels)} texts)"

@@ -19,7 +19,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.errors import SettingsError
+from contract.errors import OperatorError, SettingsError
 
 SECRET_VARIABLE = "MILLRACE_SECRET"
 _SECRET_PATTERN = re.compile(r"[0-9a-f]{64}")
@@ -64,27 +64,39 @@ class Installation:
 
         Raises:
             SettingsError: the secret in the environment or in the file is not 64 hex digits.
+            OperatorError: the file cannot be read or made.
         """
         given = os.environ.get(SECRET_VARIABLE)
         if given is not None:
             return _parse_secret(given, SECRET_VARIABLE)
         path = self.data_dir / "secret"
-        if not path.exists():
-            self.data_dir.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f"secret.{os.getpid()}")
-            fresh.touch(mode=0o600)
-            fresh.write_text(secrets.token_hex(32))
-            try:
-                os.link(fresh, path)  # fails where another process was first: then its secret is the one
-            except FileExistsError:
-                pass
-            finally:
-                fresh.unlink()
-        return _parse_secret(path.read_text().strip(), str(path))
+        try:
+            if not path.exists():
+                _make_secret(path)
+            text = path.read_text().strip()
+        except OSError as error:
+            raise OperatorError(
+                f"cannot read or make the secret {path}: {error.strerror}; "
+                "data_dir and what is in it must belong to the user that runs Millrace"
+            ) from error
+        return _parse_secret(text, str(path))
 
     def token(self, audience: str) -> str:
         """The bearer token for a private API of this installation, such as ``logger``."""
         return hmac.digest(self.secret(), f"token\0{audience}".encode(), "sha256").hex()
+
+
+def _make_secret(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"secret.{os.getpid()}")
+    fresh.touch(mode=0o600)
+    fresh.write_text(secrets.token_hex(32))
+    try:
+        os.link(fresh, path)  # fails where another process was first: then its secret is the one
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
 
 
 def _parse_secret(text: str, source: str) -> bytes:

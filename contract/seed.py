@@ -2,11 +2,13 @@
 """What the settings file says once, the control database says from then on.
 
 At first sight a model of the file becomes an alias and a price version. Afterwards the database owns where an alias
-points and what its prices were; a price that changed in the file becomes a new version dated now.
+points and what its prices were; a price that changed in the file becomes a new version dated now. An alias of a base
+model moves with the file only where its engine is gone.
 """
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -23,9 +25,15 @@ def seed(connection: sa.Connection, settings: Settings, now_ns: Callable[[], int
     if connection.scalar(sa.select(projects.c.id).where(projects.c.id == DEFAULT_PROJECT)) is None:
         connection.execute(projects.insert().values(id=DEFAULT_PROJECT, name=DEFAULT_PROJECT, created_ns=now_ns()))
         done.append(f"project {DEFAULT_PROJECT} made")
-    known = {row.name: row.engine for row in connection.execute(aliases.select())}
+    known = {row.name: row for row in connection.execute(aliases.select())}
     for name, model in settings.models.items():
-        if name not in known:
+        if name in known and _is_stranded(known[name], settings):
+            connection.execute(
+                aliases.update().where(aliases.c.name == name).values(engine=model.engine, changed_ns=now_ns())
+            )
+            changes.note(connection, "aliases", name, now_ns)
+            done.append(f"model {name} moved to engine {model.engine}; {known[name].engine} is no engine any more")
+        elif name not in known:
             connection.execute(
                 aliases.insert().values(name=name, engine=model.engine, version=None, changed_ns=now_ns())
             )
@@ -46,8 +54,9 @@ def drift(connection: sa.Connection, settings: Settings) -> list[str]:
             found.append(f"models.{name} is in the file only; the next start makes it")
             continue
         if known[name].engine != model.engine:
+            after = "until the next start moves it" if _is_stranded(known[name], settings) else "which holds"
             found.append(
-                f"models.{name}.engine is {model.engine} in the file, {known[name].engine} in the database, which holds"
+                f"models.{name}.engine is {model.engine} in the file, {known[name].engine} in the database, {after}"
             )
         if not _same_price(prices.latest(connection, name), model.price):
             found.append(f"models.{name}.price differs; the next start makes a new price version dated then")
@@ -55,6 +64,11 @@ def drift(connection: sa.Connection, settings: Settings) -> list[str]:
         f"model {name} is in the database only, and still served" for name in known if name not in settings.models
     ]
     return found
+
+
+def _is_stranded(alias: sa.Row[Any], settings: Settings) -> bool:
+    """Whether an alias is on an engine that is gone, with no version that would be of that engine's base."""
+    return alias.version is None and alias.engine not in {engine.name for engine in settings.engines}
 
 
 def _price(price: Price) -> dict[str, int]:

@@ -6,15 +6,17 @@ Exit codes: 0 done, 1 a check found something, 2 an error that the message expla
 
 import asyncio
 import enum
+import errno
 import json
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
+import sqlalchemy as sa
 import typer
 
-from contract.errors import MillraceError
+from contract.errors import DatabaseError, MillraceError, OperatorError
 from contract.seed import drift
 from millrace.commands import jobs, keys, logs, models
 from millrace.commands.common import AsJson, Config, Set, config_path, flags, one_line, read_settings
@@ -33,6 +35,11 @@ app.add_typer(jobs.jobs_app, name="jobs")
 app.add_typer(jobs.loops_app, name="loops")
 app.add_typer(logs.app, name="logs")
 app.command("usage")(logs.usage)
+
+
+_OF_THE_MACHINE = frozenset({errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""File errors that are no defect of ours."""
+_MEND = "look who owns data_dir, whether its disk is full, and what else uses it"
 
 
 class Service(enum.StrEnum):
@@ -132,7 +139,12 @@ def doctor(config: Config = None, overrides: Set = None, as_json: AsJson = False
 @config_app.command("check")
 def check(config: Config = None, overrides: Set = None, as_json: AsJson = False) -> None:
     """Read the settings, and show where the control database differs from them."""
+    from gateway.adapters import check_declared
+    from judge.graders import build_graders
+
     settings = read_settings(config, overrides)
+    build_graders(settings.graders)
+    check_declared(settings)
     differences: list[str] = []
     if settings.installation.database.exists() or settings.database:
         from contract.database import open_database
@@ -150,11 +162,15 @@ def main() -> None:
     try:
         app()
     except MillraceError as error:
-        if "--json" in sys.argv:
-            sys.exit(_fail(json.dumps(error.body())))
-        sys.exit(_fail(f"millrace: {error.message}"))
+        _fail(error)
+    except sa.exc.OperationalError as error:
+        _fail(DatabaseError(f"the control database cannot be used: {error.orig}; {_MEND}"))
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        _fail(OperatorError(f"{error.filename or 'a file'}: {error.strerror}; {_MEND}"))
 
 
-def _fail(text: str) -> int:
-    print(text, file=sys.stderr)
-    return 2
+def _fail(error: MillraceError) -> NoReturn:
+    print(json.dumps(error.body()) if "--json" in sys.argv else f"millrace: {error.message}", file=sys.stderr)
+    sys.exit(2)

@@ -19,10 +19,12 @@ from typing import Literal
 import psutil
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
+from contract.errors import OperatorError
 from contract.settings import Settings
 from millrace.fetch import cache_dir
-from millrace.model import EMBEDDED, is_complete
+from millrace.model import EMBEDDED, ensure_model, is_complete
 from millrace.system import missing_packages
 
 GIB = 2**30
@@ -64,6 +66,8 @@ class Machine:
     """Debian package -> what it is for."""
     embedded_model: bool
     """Whether the embedded model is in the cache, or no engine of the settings needs it."""
+    model_errors: Mapping[str, str] = field(default_factory=dict)
+    """Setting of another model -> why it is none."""
     ports_busy: Mapping[str, int] = field(default_factory=dict)
     """Setting -> its port, where something listens already."""
 
@@ -78,7 +82,7 @@ def diagnose(machine: Machine) -> list[Finding]:
         _at_least("memory", machine.memory, MEMORY, "close other programs, or lower engines[].launch.kv_cache"),
         _at_least(f"disk at {machine.data_dir}", machine.disk, DISK, "free some, or set data_dir to a larger disk"),
         _cores(machine),
-        _model(machine),
+        *_models(machine),
         *_ports(machine),
     ]
 
@@ -126,10 +130,13 @@ def _cores(machine: Machine) -> Finding:
     return Finding("cores", "warning", f"{machine.cores}, {CORES} advised", "training will take about twice as long")
 
 
-def _model(machine: Machine) -> Finding:
-    if machine.embedded_model:
-        return Finding("model", "ok", "there")
-    return Finding("model", "missing", f"{EMBEDDED} is not in the cache", f"{sys.executable} -m millrace.model")
+def _models(machine: Machine) -> Iterator[Finding]:
+    if not machine.embedded_model:
+        yield Finding("model", "missing", f"{EMBEDDED} is not in the cache", f"{sys.executable} -m millrace.model")
+    for setting, error in machine.model_errors.items():
+        yield Finding("model", "missing", error, f"set {setting} to {EMBEDDED}, a model's folder or a hub id")
+    if machine.embedded_model and not machine.model_errors:
+        yield Finding("model", "ok", "there")
 
 
 def _ports(machine: Machine) -> Iterator[Finding]:
@@ -157,6 +164,7 @@ def gather(settings: Settings) -> Machine:
         engine_error=_engine_error() if launched else None,
         system_missing={package.name: package.use for package in missing_packages()},
         embedded_model=not embedded or is_complete(cache_dir() / "models" / EMBEDDED),
+        model_errors=_model_errors(settings),
         ports_busy={name: port for name, port in ports(settings).items() if _is_busy(port)},
     )
 
@@ -173,6 +181,17 @@ def ports(settings: Settings) -> dict[str, int]:
         if engine.launch is not None:
             named[f"engines[{index}].launch.port"] = engine.launch.port
     return {name: port for name, port in named.items() if port}
+
+
+def _model_errors(settings: Settings) -> dict[str, str]:
+    found = {}
+    for index, engine in enumerate(settings.engines):
+        if engine.launch is not None and engine.launch.model != EMBEDDED:  # which would be fetched
+            try:
+                ensure_model(engine.launch.model, cache_dir())
+            except OperatorError as error:
+                found[f"engines[{index}].launch.model"] = error.message
+    return found
 
 
 def _version(name: str) -> str | None:
@@ -217,5 +236,5 @@ def as_table(findings: list[Finding]) -> Table:
     table = Table("", "what", "seen", Column("what mends it", overflow="fold"), box=None)
     for finding in findings:
         mark = f"[{colours[finding.state]}]{finding.state}"
-        table.add_row(mark, finding.what, finding.seen, finding.remedy or "")
+        table.add_row(mark, *map(Text, (finding.what, finding.seen, finding.remedy or "")))
     return table

@@ -56,7 +56,7 @@ def environment(
     result = {
         **inherited,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, launch.kv_cache // 2**30)),
+        "VLLM_CPU_KVCACHE_SPACE": str(launch.kv_cache // 2**30),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CACHE_ROOT": str(cache / "vllm"),
     }

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from contract.database import open_database
-from contract.errors import OperatorError
+from contract.errors import OperatorError, SettingsError
 from contract.seed import seed
-from contract.settings import Engine, EngineLaunch, Settings
+from contract.settings import Engine, EngineLaunch, Settings, local_url
+from judge.graders import build_graders
 from millrace import engine as vllm
 from millrace.fetch import cache_dir
 from millrace.model import ensure_model
@@ -43,6 +44,7 @@ class Stack:
         Raises:
             OperatorError: a process cannot be started or kept; what was started is stopped.
         """
+        build_graders(self.settings.graders)
         with _only_one(self.settings):
             database = open_database(self.settings.database_url)
             with database.begin() as connection:
@@ -99,6 +101,9 @@ class Stack:
         )
 
     def _service(self, name: str, host: str, port: int) -> Child:
+        if port == 0:
+            section = "log" if name == "logger" else name
+            raise SettingsError(f"{section}.port: 0: `millrace up` and the others must know the port; give one")
         command = [sys.executable, "-m", "millrace", "serve", name, "--config", str(self._config)]
         command += [part for override in self._overrides for part in ("--set", override)]
         drain = self.settings.gateway.drain_timeout if name == "gateway" else 0.0
@@ -107,7 +112,7 @@ class Stack:
             command=command,
             environment={**os.environ, "PYTHONUNBUFFERED": "1"},
             log=self.settings.installation.logs / f"{name}.log",
-            ready_url=f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/health",
+            ready_url=f"{local_url(host, port)}/health",
             ready_timeout=90.0,
             stop_timeout=60.0 + drain,
             essential=name == "gateway",

@@ -23,6 +23,7 @@ from contract.settings.schema import (
     SpoolSettings,
     StoreSettings,
     TrainerSettings,
+    local_url,
 )
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "TrainerSettings",
     "Trigger",
     "load_settings",
+    "local_url",
     "parse_settings",
     "yaml_value",
 ]

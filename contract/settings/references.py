@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names in the settings that must point at something else in the settings."""
+"""Settings that must fit others: names of something declared, and what a loop needs of it."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 Location = tuple[str | int, ...]
 
 
-def dangling(settings: "Settings") -> Iterator[tuple[Location, str, str]]:
-    """Every reference to something that is not declared, as (location, value, what is wrong)."""
+def dangling(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
+    """Every setting that does not fit what it refers to, as (location, value, what is wrong)."""
     engines = [engine.name for engine in settings.engines]
     for index, engine in enumerate(settings.engines):
         if engines.index(engine.name) != index:
@@ -31,13 +31,17 @@ def dangling(settings: "Settings") -> Iterator[tuple[Location, str, str]]:
     yield from _loops(settings)
 
 
-def _loops(settings: "Settings") -> Iterator[tuple[Location, str, str]]:
+def _loops(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
     for name, loop in settings.loops.items():
         for field, public in (("model", loop.model), ("base", loop.base)):
             if public not in settings.models:
                 yield ("loops", name, field), public, f"is no model; declared are {_names(settings.models)}"
-        if loop.data.reference not in settings.log.feedback:
+        metric = settings.log.feedback.get(loop.data.reference)
+        if metric is None:
             yield ("loops", name, "data", "reference"), loop.data.reference, _no_metric(settings)
+        elif metric.type != "label" or not metric.values:
+            wrong = f"must be a label with its values (log.feedback.{loop.data.reference}): a loop learns one of a few"
+            yield ("loops", name, "data", "reference"), loop.data.reference, wrong
         for index, grader in enumerate(loop.graders):
             if grader not in settings.graders:
                 yield (
@@ -52,6 +56,14 @@ def _loops(settings: "Settings") -> Iterator[tuple[Location, str, str]]:
                 loop.base,
                 f"is on engine {both[1]}, the model on {both[0]}; they must share one",
             )
+        for engine in settings.engines:
+            rank = loop.training.lora_rank
+            if engine.name in both[:1] and engine.launch is not None and rank > engine.launch.max_lora_rank:
+                yield (
+                    ("loops", name, "training", "lora_rank"),
+                    rank,
+                    f"is over engines[].launch.max_lora_rank of {engine.name}, {engine.launch.max_lora_rank}",
+                )
 
 
 def _no_metric(settings: "Settings") -> str:

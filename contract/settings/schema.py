@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every setting with its type, range, default and meaning; `docs/reference/settings.md` is generated from here."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -11,6 +12,15 @@ from contract.settings.loops import Loop
 from contract.settings.units import Bytes, Seconds, Section, Usd
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_PUBLIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,126}")
+_SERVED = r"^[!-~]([ -~]{0,254}[!-~])?$"
+"""What fits into a response header, as a version or a base model does."""
+
+
+def local_url(host: str, port: int) -> str:
+    """Where a process on this machine reaches what listens on ``host``: a wildcard is reached by loopback."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 class GatewaySettings(Section):
@@ -21,7 +31,7 @@ class GatewaySettings(Section):
     workers: int = Field(1, ge=1, le=64, description="processes that share the port")
     max_body: Bytes = Field(10 * 2**20, ge=1024, description="largest request body")
     max_concurrent: int = Field(256, ge=1, description="requests in flight per worker; more are answered 503")
-    max_completion_tokens: int = Field(4096, ge=1, description="largest max_tokens a request may ask for")
+    max_completion_tokens: int = Field(4096, ge=1, description="largest max_tokens of a request, and its default")
     max_choices: int = Field(16, ge=1, description="largest n a request may ask for")
     max_messages: int = Field(1024, ge=1, description="most messages of one request")
     body_timeout: Seconds = Field(60.0, gt=0, description="for a client to send its request body; then 408")
@@ -35,7 +45,7 @@ class GatewaySettings(Section):
     @property
     def url(self) -> str:
         """Where a client on this machine reaches it, without /v1."""
-        return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else self.host}:{self.port}"
+        return local_url(self.host, self.port)
 
 
 class EngineLaunch(Section):
@@ -48,7 +58,9 @@ class EngineLaunch(Section):
     max_loras: int = Field(4, ge=1, description="adapters in one batch; at least live versions + 1")
     max_cpu_loras: int = Field(8, ge=1, description="adapters kept in memory")
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="largest adapter rank")
-    kv_cache: Bytes = Field(2 * 2**30, ge=2**26, description="memory for the KV cache (CPU engine)")
+    kv_cache: Bytes = Field(
+        2 * 2**30, ge=2**30, multiple_of=2**30, description="memory for the KV cache (CPU engine), whole GiB"
+    )
     eager: bool = Field(False, description="skip compilation: ready sooner, slower after")
     max_queued: int = Field(512, ge=1, description="requests the engine queues before it answers 503")
     start_timeout: Seconds = Field(600.0, gt=0, description="until it must be ready")
@@ -64,7 +76,7 @@ class Engine(Section):
     """One engine: either found at a URL or launched here."""
 
     name: str = Field(pattern=_NAME, description="its name in models, metrics and records")
-    base_model: str = Field(description="name under which the engine serves its base weights")
+    base_model: str = Field(pattern=_SERVED, description="name under which the engine serves its base weights")
     url: str | None = Field(None, description="base URL of a running engine, without /v1")
     launch: EngineLaunch | None = Field(None, description="start it with `millrace up`")
 
@@ -171,7 +183,7 @@ class LogSettings(Section):
     @property
     def url(self) -> str:
         """Where the logger's private API listens."""
-        return f"http://{self.host}:{self.port}"
+        return local_url(self.host, self.port)
 
 
 class JudgeSampling(Section):
@@ -243,6 +255,16 @@ class Settings(Section):
     def _not_built(cls, value: object) -> object:
         if value is not None:
             raise ValueError("is not built yet; leave it out")
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _named(cls, value: dict[str, Model]) -> dict[str, Model]:
+        for name in value:
+            if not _PUBLIC.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is no model name: 1 to 127 of A-Z, a-z, 0-9 and ._:/-, a letter or digit first"
+                )
         return value
 
     @field_validator("database")

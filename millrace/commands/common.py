@@ -12,6 +12,7 @@ import sqlalchemy as sa
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from contract.database import open_database
 from contract.errors import SettingsError
@@ -64,12 +65,13 @@ def flags(overrides: Sequence[str] | None) -> dict[str, Any]:
 
 
 @contextmanager
-def database(settings: Settings) -> Iterator[sa.Engine]:
-    """The control database, seeded."""
+def database(settings: Settings, *, seeded: bool = False) -> Iterator[sa.Engine]:
+    """The control database; brought up to the settings where ``seeded``, for what makes something in it."""
     engine = open_database(settings.database_url)
     try:
-        with engine.begin() as connection:
-            seed(connection, settings)
+        if seeded:
+            with engine.begin() as connection:
+                seed(connection, settings)
         yield engine
     finally:
         engine.dispose()
@@ -87,7 +89,8 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: boo
     for column in columns:
         table.add_column(column.replace("_", " "))
     for row in rows:
-        table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
+        # As Text, because what people named may look like markup.
+        table.add_row(*(Text("" if row.get(column) is None else str(row[column])) for column in columns))
     Console().print(table)
 
 

@@ -24,7 +24,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, this once."""
-    with database(read_settings(config, overrides)) as engine, engine.begin() as connection:
+    with database(read_settings(config, overrides), seeded=True) as engine, engine.begin() as connection:
         made = keys.create_key(connection, project, name)
     one_line(as_json, {"id": made.id, "key": made.secret}, lambda: made.secret)
 

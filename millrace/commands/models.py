@@ -15,12 +15,13 @@ app = typer.Typer(no_args_is_help=True, help="Public model names and their versi
 def list_models(config: Config = None, overrides: Set = None, as_json: AsJson = False) -> None:
     """Show what answers under each public name."""
     settings = read_settings(config, overrides)
+    bases = {engine.name: engine.base_model for engine in settings.engines}
     with database(settings) as engine, engine.begin() as connection:
         rows = [
             {
                 "model": alias.name,
                 "engine": alias.engine,
-                "version": alias.version or settings.engine(alias.engine).base_model,
+                "version": alias.version or bases.get(alias.engine),
             }
             for alias in registry.all_aliases(connection)
         ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.errors import SettingsError
+from contract.errors import OperatorError, SettingsError
 from contract.installation import SECRET_VARIABLE, Installation
 
 RACE = """
@@ -63,6 +63,15 @@ def test_a_secret_of_the_wrong_shape_is_refused_without_being_printed(
     with pytest.raises(SettingsError, match=f"{SECRET_VARIABLE} must hold 64 hex digits") as in_environment:
         Installation(tmp_path).secret()
     assert not text or (text not in str(in_file.value) and text not in str(in_environment.value))
+
+
+def test_a_secret_that_cannot_be_read_or_made_says_whose_folder_it_must_be(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    with pytest.raises(OperatorError, match=f"cannot read or make the secret {tmp_path}/secret: Is a directory"):
+        Installation(tmp_path).secret()
+    (tmp_path / "file").touch()
+    with pytest.raises(OperatorError, match="must belong to the user that runs Millrace"):
+        Installation(tmp_path / "file").secret()
 
 
 def test_tokens_differ_by_audience_and_installation(tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import sqlalchemy as sa
 
-from contract import prices
+from contract import prices, registry
 from contract.changes import Follower
 from contract.database import aliases, projects
 from contract.seed import drift, seed
 from contract.settings import Settings, parse_settings
+
+RENAMED = """
+engines: [{name: three, url: "http://h:1", base_model: b}]
+models: {triage: {engine: three, price: {input: 1, output: 2}}}
+"""
 
 
 def settings(price: str = "{input: 1, output: 2}", engine: str = "one", extra: str = "") -> Settings:
@@ -66,6 +71,33 @@ def test_the_database_keeps_the_engine_and_the_target_of_an_alias(engine: sa.Eng
         assert drift(connection, settings(engine="two")) == [
             "models.triage.engine is two in the file, one in the database, which holds"
         ]
+
+
+def test_an_alias_of_a_base_whose_engine_is_gone_moves_with_the_file(engine: sa.Engine) -> None:
+    renamed = parse_settings(RENAMED)
+    with engine.begin() as connection:
+        seed(connection, settings())
+        assert drift(connection, renamed) == [
+            "models.triage.engine is three in the file, one in the database, until the next start moves it"
+        ]
+    follower = Follower(engine)
+    with engine.begin() as connection:
+        assert seed(connection, renamed) == ["model triage moved to engine three; one is no engine any more"]
+        assert connection.execute(sa.select(aliases.c.engine)).scalar() == "three"
+        assert seed(connection, renamed) == drift(connection, renamed) == []
+    assert [(change.topic, change.subject) for change in follower.poll()] == [("aliases", "triage")]
+
+
+def test_an_alias_with_a_version_stays_on_the_engine_that_the_version_is_for(engine: sa.Engine) -> None:
+    renamed = parse_settings(RENAMED)
+    with engine.begin() as connection:
+        seed(connection, settings())
+        made = registry.publish(
+            connection, alias="triage", engine="one", base="b", digest="ab" * 32, path="p", manifest={}
+        )
+        registry.point(connection, "triage", made.id)
+        assert seed(connection, renamed) == []
+        assert connection.execute(sa.select(aliases.c.engine)).scalar() == "one"
 
 
 def test_drift_names_what_is_on_one_side_only(engine: sa.Engine) -> None:

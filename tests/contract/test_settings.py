@@ -87,6 +87,8 @@ def test_no_file_means_defaults() -> None:
         ("models: [triage]", "models: [gone]", "judge.live[0].models[0]: 'gone' is no model"),
         ("reference: label}\nloops", "reference: gone}\nloops", "live[0].reference: 'gone' is no feedback metric"),
         ("model: triage", "model: gone", "loops.learn.model: 'gone' is no model"),
+        ("values: [good, bad]", "", "data.reference: 'label' must be a label with its values (log.feedback.label)"),
+        ("{type: label, values: [good, bad]}", "{type: number}", "data.reference: 'label' must be a label with its"),
         ("base: plain", "base: gone", "loops.learn.base: 'gone' is no model"),
         ("base: plain", "base: elsewhere", "loops.learn.base: 'elsewhere' is on engine far, the model on local"),
         ("data: {reference: label}", "data: {reference: gone}", "loops.learn.data.reference: 'gone' is no feedback"),
@@ -102,6 +104,31 @@ def test_what_is_wrong_is_named_with_its_value_and_its_line(old: str, new: str, 
     message = refusal(changed(old, new))
     assert said in message
     assert message.startswith("millrace.yaml:"), message
+
+
+def test_a_loop_whose_adapters_its_engine_would_refuse_is_refused() -> None:
+    launched = changed("url: http://127.0.0.1:8100/", "launch: {model: m, max_lora_rank: 16}")
+    text = launched.replace("graders: [exact]", "graders: [exact]\n    training: {lora_rank: 17}")
+    assert "loops.learn.training.lora_rank: 17 is over engines[].launch.max_lora_rank of local, 16" in refusal(text)
+    assert parse_settings(text.replace("17", "16")).loops["learn"].training.lora_rank == 16
+
+
+@pytest.mark.parametrize(("size", "fits"), [("1GiB", True), ("256MiB", False), ("1536MiB", False)])
+def test_the_engines_cache_is_whole_gibibytes(size: str, fits: bool) -> None:
+    text = f"engines: [{{name: e, base_model: b, launch: {{model: m, kv_cache: {size}}}}}]"
+    if fits:
+        assert parse_settings(text)
+    else:
+        assert "engines[0].launch.kv_cache" in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("logger.local", "logger.local")],
+)
+def test_what_listens_is_reached_at_an_address_that_can_be_written_in_a_url(host: str, reached: str) -> None:
+    settings = parse_settings(f"gateway: {{host: '{host}'}}\nlog: {{host: '{host}'}}")
+    assert (settings.gateway.url, settings.log.url) == (f"http://{reached}:8080", f"http://{reached}:8091")
 
 
 def test_every_fault_is_told_at_once() -> None:
@@ -211,3 +238,19 @@ def test_settings_do_not_change_after_loading() -> None:
     settings = parse_settings(WHOLE)
     with pytest.raises(ValueError, match="frozen"):
         settings.gateway.port = 1
+
+
+@pytest.mark.parametrize("name", ["日本", "", "a b", "a\\nb", "-a", "a@1", "x" * 128])
+def test_a_model_name_that_no_header_and_no_version_can_carry_is_refused(name: str) -> None:
+    assert "is no model name" in refusal(changed("  elsewhere:", f'  "{name}":'))
+
+
+@pytest.mark.parametrize("name", ["日本", "", " a", "a\\nb"])
+def test_a_base_model_that_no_header_can_carry_is_refused(name: str) -> None:
+    other = changed("10.0.0.1:8100\n    base_model: base", f'10.0.0.1:8100\n    base_model: "{name}"')
+    assert "engines[1].base_model" in refusal(other)
+
+
+@pytest.mark.parametrize("name", ["org/model-7b", "gpt-4o:mini", "smollm2-135m"])
+def test_model_names_as_they_are_usual_are_taken(name: str) -> None:
+    assert name in parse_settings(changed("  elsewhere:", f'  "{name}":')).models

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import json
 import subprocess
 import sys
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import typer.main
 
 from contract.errors import SettingsError
 from contract.settings import Settings
+from millrace import cli
 from millrace.cli import app
-from millrace.commands.common import flags
+from millrace.commands.common import flags, show
 
 SETTINGS = """
 engines: [{name: e, base_model: small, url: "http://127.0.0.1:9"}]
@@ -94,7 +97,7 @@ def test_errors_are_json_where_json_was_asked_for(config: Path) -> None:
 
 
 def test_check_shows_a_price_that_differs_from_the_database(config: Path) -> None:
-    assert millrace("models", "list", "--config", config).returncode == 0
+    assert millrace("keys", "create", "--config", config).returncode == 0
     config.write_text(SETTINGS.replace("0.2", "0.3"))
     assert "models.small.price differs" in millrace("config", "check", "--config", config).stdout
 
@@ -111,7 +114,75 @@ def test_a_value_that_is_no_yaml_is_named_with_its_setting(value: str) -> None:
         flags([f"gateway.host={value}"])
 
 
+def test_a_listing_changes_nothing(config: Path) -> None:
+    listed = millrace("models", "list", "--config", config, "--json")
+    assert json.loads(listed.stdout) == []
+    assert millrace("keys", "create", "--config", config).returncode == 0
+    config.write_text(SETTINGS.replace("0.2", "0.3"))
+    for group in ("keys", "models", "jobs"):
+        assert millrace(group, "list", "--config", config).returncode == 0
+    assert "models.small.price differs" in millrace("config", "check", "--config", config).stdout
+
+
+def test_a_model_whose_engine_is_gone_is_listed_all_the_same(config: Path) -> None:
+    assert millrace("keys", "create", "--config", config).returncode == 0
+    config.write_text(SETTINGS.replace("name: e,", "name: f,").replace("engine: e,", "engine: f,"))
+    listed = millrace("models", "list", "--config", config, "--json")
+    assert json.loads(listed.stdout) == [{"model": "small", "engine": "e", "version": None}]
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    show([{"name": "[/x] [red]"}], ("name",), False, "none")
+    assert "[/x] [red]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("graders: {g: {type: nonsense}}", "graders.g.type: 'nonsense'"),
+        ("  tuned: {engine: e, adapter: nowhere, price: {input: 1, output: 2}}", "models.tuned.adapter: nowhere"),
+    ],
+)
+def test_check_finds_what_would_keep_a_process_from_starting(config: Path, wrong: str, said: str) -> None:
+    config.write_text(f"{SETTINGS}{wrong}\n")
+    done = millrace("config", "check", "--config", config)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (sa.exc.OperationalError("INSERT", {}, Exception("database or disk is full")), "database or disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/d/secret"), "/d/secret: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_message_and_exit_code_2(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("millrace: ")
+    assert said in told
+
+
+def test_a_file_error_that_is_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file", "x")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(FileNotFoundError):
+        cli.main()
+
+
 def test_models_show_what_answers_under_each_name(config: Path) -> None:
+    assert millrace("keys", "create", "--config", config).returncode == 0
     rows = json.loads(millrace("models", "list", "--config", config, "--json").stdout)
     assert rows == [{"model": "small", "engine": "e", "version": "small"}]
 

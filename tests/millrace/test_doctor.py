@@ -44,6 +44,7 @@ def test_nothing_is_wrong_with_a_healthy_machine() -> None:
         ({"disk": GIB}, "disk at /data", "warning", "data_dir"),
         ({"cores": 1}, "cores", "warning", "twice as long"),
         ({"embedded_model": False}, "model", "missing", "-m millrace.model"),
+        ({"model_errors": {"engines[0].launch.model": "no folder"}}, "model", "missing", "engines[0].launch.model"),
         ({"ports_busy": {"gateway.port": 8080}}, "port 8080", "warning", "gateway.port"),
     ],
 )
@@ -58,6 +59,19 @@ def test_a_port_that_something_listens_on_is_seen(tmp_path: Path) -> None:
         port = busy.getsockname()[1]
         settings = parse_settings(f"data_dir: {tmp_path}\ngateway: {{port: {port}}}\nlog: {{port: 0}}")
         assert gather(settings).ports_busy["gateway.port"] == port
+
+
+def test_a_model_folder_that_holds_none_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_engine_error", lambda: None)
+    launch = f"launch: {{model: {tmp_path}/gone}}"
+    settings = parse_settings(f"data_dir: {tmp_path}\nengines: [{{name: e, base_model: b, {launch}}}]")
+    assert gather(settings).model_errors == {"engines[0].launch.model": f"there is no model folder {tmp_path}/gone"}
+
+
+def test_what_was_seen_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    machine = dataclasses.replace(HEALTHY, engine_error="[/x] failed")
+    Console(width=200).print(doctor.as_table(diagnose(machine)))
+    assert "[/x] failed" in capsys.readouterr().out
 
 
 def test_every_port_that_up_opens_is_looked_at() -> None:

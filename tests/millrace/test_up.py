@@ -9,12 +9,23 @@ from pathlib import Path
 import psutil
 import pytest
 
+from contract.errors import SettingsError
 from contract.settings import parse_settings
 from millrace import supervisor
 from millrace.supervisor import Child
 from millrace.up import Stack
 from tests.millrace.test_supervisor import SERVER
 
+EVERYTHING = """
+engines: [{name: e, base_model: b, url: "http://127.0.0.1:9"}]
+models: {m: {engine: e, price: {input: 1, output: 2}}}
+gateway: {workers: 1}
+log: {feedback: {label: {type: label, values: [a, b]}}}
+graders: {g: {type: string_check}}
+judge: {live: [{grader: g}]}
+trainer: {threads: 1}
+loops: {l: {model: m, base: m, data: {reference: label}, graders: [g], trigger: {new_rows: 9}}}
+"""
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n" + SERVER
 
 
@@ -44,3 +55,29 @@ def test_a_second_interrupt_makes_the_stop_short_and_leaves_nothing(
     assert said[-1] == "stopped"
     pid = int(log.read_text().split()[1])
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("section", ["gateway", "log", "judge", "trainer"])
+def test_a_port_that_the_kernel_would_choose_is_refused_by_name(tmp_path: Path, section: str) -> None:
+    text = EVERYTHING.replace(f"{section}: {{", f"{section}: {{port: 0, ")
+    stack = Stack(parse_settings(text), tmp_path / "millrace.yaml", [], print)
+    with pytest.raises(SettingsError, match=f"{section}.port: 0: "):
+        stack.children()
+
+
+def test_a_gateway_on_every_address_is_asked_on_the_loopback_one(tmp_path: Path) -> None:
+    settings = parse_settings("gateway: {host: '::'}")
+    gateway = next(child for child in Stack(settings, tmp_path, [], print).children() if child.name == "gateway")
+    assert gateway.ready_url == "http://[::1]:8080/health"
+    assert (gateway.essential, gateway.drains) == (True, True)
+
+
+def test_a_grader_that_cannot_be_built_is_told_before_anything_starts(tmp_path: Path) -> None:
+    settings = parse_settings(f"data_dir: {tmp_path}/data\ngraders: {{g: {{type: nonsense}}}}")
+
+    async def never() -> None:
+        raise AssertionError("nothing may start")
+
+    with pytest.raises(SettingsError, match="graders.g.type"):
+        Stack(settings, tmp_path / "millrace.yaml", [], print).run(never)
+    assert not (tmp_path / "data").exists()

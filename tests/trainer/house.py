@@ -31,7 +31,10 @@ engines: [{{name: local, base_model: tiny, url: "http://127.0.0.1:{engine}"}}]
 models:
   tiny: {{engine: local, price: {{input: 0.1, output: 0.2}}}}
   triage: {{engine: local, price: {{input: 0.1, output: 0.2}}}}
-log: {{port: {logger}, feedback: {{label: {{type: label}}}}, store: {{batch_delay: 50ms}}}}
+log:
+  port: {logger}
+  feedback: {{label: {{type: label, values: ["yes", "no"]}}}}
+  store: {{batch_delay: 50ms}}
 graders:
   exact:
     type: string_check

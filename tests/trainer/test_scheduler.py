@@ -62,7 +62,7 @@ class House:
                 "data_dir": str(folder),
                 "engines": [{"name": "local", "base_model": "tiny", "url": "http://127.0.0.1:1"}],
                 "models": {"tiny": {"engine": "local", "price": {"input": 0.1, "output": 0.2}}},
-                "log": {"feedback": {"label": {"type": "label"}, "other": {"type": "label"}}},
+                "log": {"feedback": {name: {"type": "label", "values": ["a", "b"]} for name in ("label", "other")}},
                 "graders": {"exact": GRADER},
                 "loops": loops,
             }

@@ -5,7 +5,7 @@ Stages: dataset, baseline, learning, evaluation, gate, publishing. Each leaves i
 ``data_dir/jobs/<job>/``; a process that is killed is followed by one that goes on there, GRPO at its last checkpoint.
 
 Exit codes: 0 the job succeeded; 1 it failed and says why in its row; 75 it is left for later: another worker holds it,
-or the logger, the engine or the disk has no room for it now.
+or the logger, the engine, the control database or the disk has no room for it now.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with closing(Spool(producer, settings.log.spool)) as spool:
             return _work(settings, database, spool, given.job, f"{socket.gethostname()}/{producer.name}")
-    except (JobLost, Overloaded) as error:
+    except (JobLost, Overloaded, sa.exc.OperationalError) as error:
         print(f"millrace: job {given.job} is left for later: {error}", file=sys.stderr, flush=True)
         return LATER
     finally:

@@ -24,7 +24,7 @@ def database(tmp_path: Path) -> Iterator[sa.Engine]:
 
 
 def worked(
-    error: MillraceError, database: sa.Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, database: sa.Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[int, Job | None]:
     """The exit code of a job whose work ends with ``error``, and the job after it."""
 
@@ -56,6 +56,16 @@ def test_a_job_that_meets_an_outage_is_left_for_later_and_says_so(
     with reading(database) as connection:
         messages = list(connection.scalars(sa.select(job_events.c.message).where(job_events.c.level == "warn")))
     assert messages == [f"The job is left for later: {error}"]
+
+
+def test_a_job_that_meets_a_locked_control_database_is_left_for_later(
+    database: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = sa.exc.OperationalError("BEGIN IMMEDIATE", None, Exception("database is locked"))
+    code, job = worked(locked, database, tmp_path, monkeypatch)
+    assert code == LATER
+    assert job is not None
+    assert job.status is JobState.RUNNING
 
 
 def test_a_job_that_a_person_has_to_mend_fails(

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from contract import logs
 from contract.database import open_database
-from contract.errors import OperatorError
+from contract.errors import AuthenticationFailed, OperatorError
 from contract.settings import JudgeSettings, Settings
 from judge.lease import Lease
 from judge.metrics import JudgeMetrics
@@ -29,7 +29,8 @@ def serve(settings: Settings) -> None:
     """Judges live traffic until SIGTERM or SIGINT.
 
     Raises:
-        OperatorError: the settings ask for what cannot be done, the port is taken, or spool or database cannot be used.
+        OperatorError: the settings ask for what cannot be done, the port is taken, spool or database cannot be used, or
+            the logger is another installation's.
     """
     logs.to_stderr()
     plan = assignments(settings)
@@ -53,6 +54,11 @@ async def _serve(settings: Settings, plan: list[Assignment], spool: Spool, holde
             runner = await _listen(application(worker, metrics), settings.judge)
             try:
                 await worker.run(stop)
+            except AuthenticationFailed as error:
+                raise OperatorError(
+                    f"the logger at {settings.log.url} (log.url) does not know this installation: {error.message}; "
+                    f"give both the secret in {settings.installation.data_dir / 'secret'}, or one MILLRACE_SECRET"
+                ) from error
             finally:
                 await runner.cleanup()
         lease.release()

@@ -145,6 +145,16 @@ def test_a_busy_port_is_one_clear_error(build: Callable[..., House]) -> None:
         serve(house.settings)
 
 
+def test_a_logger_of_another_installation_is_one_clear_error(
+    build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = build()
+    house.start("logger")
+    monkeypatch.setenv("MILLRACE_SECRET", "ab" * 32)
+    with pytest.raises(OperatorError, match=r"the logger at .* \(log\.url\) does not know this installation"):
+        serve(house.settings)
+
+
 def test_a_grader_that_needs_a_reference_and_has_none_stops_the_start(build: Callable[..., House]) -> None:
     with pytest.raises(SettingsError, match=r"judge\.live\[0\]\.reference: is missing"):
         serve(build("[{grader: exact}]").settings)

@@ -43,7 +43,7 @@ class EveryAnswer:
         """See `Source`."""
         page = await self._client.invocations(after=after, limit=PAGE_ROWS, status=Status.COMPLETE)
         rows = [row for row in page.rows if row["alias"] in self._models]
-        return Due([answer for row in rows for answer in answers_of(row)], page.next, len(page.rows) == PAGE_ROWS)
+        return Due([answer for row in rows for answer in answers_of(row)], page.next, len(page.rows) >= PAGE_ROWS)
 
 
 class LabelledAnswers:
@@ -80,11 +80,6 @@ class LabelledAnswers:
 
 def _common_end(pages: list[list[Row]]) -> tuple[int, bool]:
     """The cursor up to which every page is complete, and whether one of them was cut there."""
-    cut = [_complete_end(page) for page in pages if len(page) == PAGE_ROWS]
+    # The logger cuts no page between rows of one cursor; rather than that, a page is longer than was asked for.
+    cut = [int(page[-1]["cursor"]) for page in pages if len(page) >= PAGE_ROWS]
     return (min(cut), True) if cut else (max(int(page[-1]["cursor"]) for page in pages if page), False)
-
-
-def _complete_end(page: list[Row]) -> int:
-    """The cursor up to which a full page is complete: choices of one answer may share the last, and be cut apart."""
-    first, last = int(page[0]["cursor"]), int(page[-1]["cursor"])
-    return last - 1 if first < last else last

@@ -56,7 +56,7 @@ class GivingUp:
         unlabelled = [row for row in page.rows if self._is_ours(row) and not await self._is_scored(row)]
         for row in unlabelled:
             self._metrics.unlabelled.labels(self._grader, row["alias"]).inc()
-        if len(page.rows) == ROWS_AT_ONCE:
+        if len(page.rows) >= ROWS_AT_ONCE:
             self._cursor = page.next
             return True
         self._from_ns, self._cursor = self._until_ns, 0

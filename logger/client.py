@@ -57,11 +57,14 @@ class LoggerClient:
         Args:
             url: `settings.log.url`.
             token: `installation.token("logger")`.
-            timeout: seconds for one whole answer; above the logger's own budget for a query.
+            timeout: seconds for one whole answer, and between two pieces of a stream; above the logger's own budget
+                for a query.
         """
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"}
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
+        # For an answer as long as the log: as long as something of it keeps coming.
+        self._endless = aiohttp.ClientTimeout(total=None, sock_read=timeout, sock_connect=5.0)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -144,6 +147,7 @@ class LoggerClient:
                 alias=alias, metric=metric, after=after, until=until, metadata=_json(metadata),
                 finish_reasons=list(finish_reasons),
             ),
+            timeout=self._endless,
         )  # fmt: skip
         with pyarrow.ipc.open_stream(body) as stream:
             return stream.read_all()
@@ -256,12 +260,20 @@ class LoggerClient:
         found: Row = msgspec.json.decode(await self._read(path, [], body))
         return found
 
-    async def _read(self, path: str, query: list[tuple[str, str]], body: Row | None = None) -> bytes:
+    async def _read(
+        self,
+        path: str,
+        query: list[tuple[str, str]],
+        body: Row | None = None,
+        timeout: aiohttp.ClientTimeout | None = None,
+    ) -> bytes:
         if self._session is None:
             raise RuntimeError("use LoggerClient as `async with LoggerClient(url, token) as log`")
         method = "GET" if body is None else "POST"
         try:
-            async with self._session.request(method, self._url + path, params=query, json=body) as response:
+            async with self._session.request(
+                method, self._url + path, params=query, json=body, timeout=timeout or self._timeout
+            ) as response:
                 content = await response.read()
                 if response.status != 200:
                     raise _error(response.status, content)

@@ -5,6 +5,7 @@ What is written appears under its name whole or not at all.
 """
 
 import io
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ import pyarrow
 from contract.columns import CURSOR, Kind, columns, table_name
 from contract.errors import InvalidRequest
 from contract.records import KINDS, Record
-from logger.labelled import Selection, labelled
-from logger.queries import MAX_ROWS, Row
+from logger.labelled import Selection, all_labelled
+from logger.queries import Row
 from logger.store import Store
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -42,15 +43,12 @@ LABELLED_SCHEMA = pyarrow.schema(
 
 
 def labelled_stream(store: Store, selection: Selection) -> Iterator[bytes]:
-    """All labelled rows of a selection as an Arrow IPC stream, a piece for each page read."""
+    """All labelled rows of a selection as an Arrow IPC stream, in pieces; the first is there before any row."""
     sink = io.BytesIO()
     with pyarrow.ipc.new_stream(sink, LABELLED_SCHEMA) as writer:
-        after = selection.after
-        # One upper end for all pages: feedback that arrives meanwhile neither adds a row nor takes one away.
-        until = store.cursor if selection.until is None else selection.until
-        while rows := labelled(store, _between(selection, after, until), MAX_ROWS):
+        yield _taken(sink)
+        for rows in all_labelled(store, selection):
             writer.write_table(pyarrow.Table.from_pylist(rows, LABELLED_SCHEMA))
-            after = rows[-1]["cursor"]
             yield _taken(sink)
     yield _taken(sink)
 
@@ -61,13 +59,17 @@ def snapshot(store: Store, path: Path) -> Row:
     Raises:
         InvalidRequest: there is something at ``path`` already, or its folder is missing.
     """
-    part = _part(path)
-    store.run(
-        f"ATTACH {_text(part)} AS snapshot",
-        f"COPY FROM DATABASE {_name(store.name)} TO snapshot",
-        "DETACH snapshot",
-    )
-    part.rename(path)
+    part, alias = _part(path), f"snapshot_{secrets.token_hex(6)}"
+    try:
+        store.run(f"ATTACH {_text(part)} AS {alias}")
+        try:
+            store.run(f"COPY FROM DATABASE {_name(store.name)} TO {alias}")
+        finally:
+            store.run(f"DETACH {alias}")
+        part.rename(path)
+    finally:
+        for left in (part, part.with_name(f"{part.name}.wal")):
+            left.unlink(missing_ok=True)
     return {"path": str(path), "bytes": path.stat().st_size}
 
 
@@ -104,10 +106,6 @@ def _exported(kind: type[Record]) -> str:
     return ", ".join([CURSOR, *names])
 
 
-def _between(selection: Selection, after: int, until: int) -> Selection:
-    return Selection(selection.alias, selection.metric, after, until, selection.metadata, selection.finish_reasons)
-
-
 def _taken(sink: io.BytesIO) -> bytes:
     piece = sink.getvalue()
     sink.seek(0)
@@ -121,10 +119,7 @@ def _part(path: Path) -> Path:
         raise InvalidRequest(
             f"path: {str(path)!r}: must be the absolute path of something new in a folder that exists", param="path"
         )
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.unlink(missing_ok=True)
-    return part
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 
 
 def _text(path: Path) -> str:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers that people put a value on: the rows a loop learns from.
 
-One row per (answer, choice): the newest feedback of the metric wins. Feedback on a conversation is on the newest
-complete answer of that conversation. Answers that did not complete, or whose payload was not kept, are not among them.
+One row per (answer, choice): the newest feedback of the metric wins. Answers that did not complete, or whose payload
+was not kept, are not among them.
 
 Feedback and its answer come through different spools, in either order. A row's cursor is that of whichever made it
-whole, so that who reads on from a cursor misses none: the feedback's, or that of the answer (of a conversation: of its
-first) where that came later. With ``until`` it is as if nothing after that cursor had come.
+whole, the feedback's or the answer's, so that who reads on from a cursor misses none. With ``until`` it is as if
+nothing after that cursor had come.
+
+Feedback on a conversation is on the newest complete answer of it that the log had when the feedback came; where there
+was none, on the first that came after. So it never moves to another answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,29 +20,42 @@ from contract.records import Feedback, Invocation
 from logger.queries import MAX_ROWS, Row, value_of
 from logger.store import Store
 
-_JOINED = """
-WITH known AS (SELECT * FROM invocations WHERE cursor <= $until),
-conversations AS (
-    SELECT project, conversation, arg_max(id, time) AS invocation, min(cursor) AS cursor
-    FROM known WHERE conversation IS NOT NULL AND status = 'complete' GROUP BY project, conversation
+BATCH_ROWS = 1000
+"""Rows that `all_labelled` holds at once."""
+# Whoever polls asks for what is after a recent cursor, and is answered from that end of the log: a row is after it only
+# if its feedback or its answer is, and then so is whatever could take the row's place. Payload is looked at last.
+_CHOSEN = """
+WITH fresh AS (
+    SELECT id, conversation FROM invocations WHERE cursor > $after AND cursor <= $until AND status = 'complete'
 ),
 opinions AS (
-    SELECT f.cursor, f.id AS feedback_id, f.project, f.value, coalesce(f.choice, 0) AS choice,
-        coalesce(f.invocation, c.invocation) AS invocation, c.cursor AS conversation_cursor
-    FROM feedback f LEFT JOIN conversations c
-        ON f.invocation IS NULL AND c.conversation = f.conversation AND c.project = f.project
-    WHERE f.metric = $metric AND f.cursor <= $until
+    SELECT cursor, id AS feedback_id, project, value, coalesce(choice, 0) AS choice, invocation, conversation
+    FROM feedback
+    WHERE metric = $metric AND cursor <= $until AND (
+        cursor > $after OR invocation IN (SELECT id FROM fresh) OR conversation IN (SELECT conversation FROM fresh))
+),
+answers AS (
+    SELECT cursor, id, project, conversation, time FROM invocations WHERE cursor <= $until AND status = 'complete'
+),
+placed AS (
+    SELECT o.*, a.cursor AS answer FROM opinions o JOIN answers a ON a.id = o.invocation AND a.project = o.project
+    UNION ALL
+    SELECT o.*, a.cursor
+    FROM opinions o JOIN answers a ON a.conversation = o.conversation AND a.project = o.project
+    WHERE o.invocation IS NULL
+    QUALIFY row_number() OVER (
+        PARTITION BY o.cursor
+        ORDER BY a.cursor > o.cursor, CASE WHEN a.cursor > o.cursor THEN a.cursor ELSE -a.time END, a.cursor DESC
+    ) = 1
 ),
 newest AS (
-    SELECT * FROM opinions
-    QUALIFY row_number() OVER (PARTITION BY invocation, choice ORDER BY cursor DESC) = 1
+    SELECT *, greatest(cursor, answer) AS due FROM placed
+    QUALIFY row_number() OVER (PARTITION BY answer, choice ORDER BY cursor DESC) = 1
 ),
-labelled AS (
-    SELECT greatest(n.cursor, coalesce(n.conversation_cursor, i.cursor)) AS due, n.feedback_id, n.choice, n.value, i.*
-    EXCLUDE (cursor) RENAME (id AS invocation)
-    FROM newest n JOIN known i ON i.id = n.invocation AND i.project = n.project
-    WHERE due > $after AND i.alias = $alias AND i.status = 'complete'
-        AND i.messages IS NOT NULL AND i.choices IS NOT NULL
+chosen AS (
+    SELECT n.due, n.feedback_id, n.choice, n.value, n.answer
+    FROM newest n JOIN invocations i ON i.cursor = n.answer
+    WHERE n.due > $after AND i.alias = $alias AND i.messages IS NOT NULL AND i.choices IS NOT NULL
         AND (len($finish_reasons::VARCHAR[]) = 0
             OR list_contains($finish_reasons::VARCHAR[], i.finish_reasons[n.choice + 1]))
         AND list_bool_and(list_transform(
@@ -48,16 +64,15 @@ labelled AS (
         )) IS NOT FALSE
 )
 """
-_ROWS = (
-    _JOINED
-    + """
-SELECT due AS cursor, feedback_id, invocation, choice, project, "user", conversation, time, alias, version,
-    metadata::JSON::VARCHAR AS metadata, messages::JSON::VARCHAR AS messages, choices::JSON::VARCHAR AS choices,
-    finish_reasons, value::JSON::VARCHAR AS reference
-FROM labelled QUALIFY rank() OVER (ORDER BY due) <= $limit ORDER BY due, choice
+_ROWS = """
+SELECT c.due AS cursor, c.feedback_id, i.id AS invocation, c.choice, i.project, i."user", i.conversation, i.time,
+    i.alias, i.version, i.metadata::JSON::VARCHAR AS metadata, i.messages::JSON::VARCHAR AS messages,
+    i.choices::JSON::VARCHAR AS choices, i.finish_reasons, c.value::JSON::VARCHAR AS reference
+FROM {chosen} c JOIN invocations i ON i.cursor = c.answer ORDER BY c.due, c.choice
 """
-)
-_COUNT = _JOINED + "SELECT count(*) AS rows, max(due) AS cursor FROM labelled"
+_ALL = _CHOSEN + _ROWS.format(chosen="chosen")
+_PAGE = _CHOSEN + _ROWS.format(chosen="(FROM chosen QUALIFY rank() OVER (ORDER BY due) <= $limit)")
+_COUNT = _CHOSEN + "SELECT count(*) AS rows, max(due) AS cursor FROM chosen"
 
 
 @dataclass(frozen=True)
@@ -91,8 +106,14 @@ def labelled(store: Store, selection: Selection, limit: int) -> list[Row]:
     """
     if _is_seen(store, selection):
         return []
-    found = store.fetch(_ROWS, selection.parameters() | {"limit": min(limit, MAX_ROWS)})
+    found = store.fetch(_PAGE, selection.parameters() | {"limit": min(limit, MAX_ROWS)})
     return [_row(row) for row in found]
+
+
+def all_labelled(store: Store, selection: Selection) -> Iterator[list[Row]]:
+    """All rows in the order of `labelled`, some at a time; what comes meanwhile is not among them."""
+    for batch in store.stream(_ALL, selection.parameters(), BATCH_ROWS):
+        yield [_row(row) for row in batch]
 
 
 def count_labelled(store: Store, selection: Selection) -> Row:

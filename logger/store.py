@@ -43,8 +43,8 @@ class Store:
         """Opens the file, making or migrating it.
 
         Raises:
-            DatabaseError: another process has it open (its number is named), a newer release wrote it, or it is no
-                file of ours.
+            DatabaseError: another process has it open (its number is named), a newer release wrote it, or it cannot
+                be opened or read.
         """
         self._settings = settings
         self._now_ns = now_ns
@@ -56,8 +56,10 @@ class Store:
             self._connection.execute("COMMIT")
             self._cursor = self._book("cursor", 0)
             self._newest = {kind: self._newest_row(kind) for kind in KINDS.values()}
-        except BaseException:
+        except BaseException as error:
             self._connection.close()
+            if isinstance(error, duckdb.Error):
+                raise _unusable(path, error) from error
             raise
         self.name = path.stem
         """The name of the database inside DuckDB."""
@@ -173,8 +175,16 @@ class Store:
         """
         with self._budgeted() as connection:
             connection.execute(statement, parameters)
-            names = [column[0] for column in connection.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in connection.fetchall()]
+            return _named(connection, connection.fetchall())
+
+    def stream(
+        self, statement: str, parameters: Sequence[Any] | dict[str, Any], rows: int
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The rows of one query, ``rows`` at a time, without a time budget: who reads sets the pace."""
+        with self._other_connection() as connection:
+            connection.execute(statement, parameters)
+            while found := connection.fetchmany(rows):
+                yield _named(connection, found)
 
     def run(self, *statements: str) -> None:
         """Statements in a row on one connection, such as an export, without a time budget."""
@@ -231,8 +241,12 @@ class Store:
         self._connection.execute("INSERT OR REPLACE INTO books VALUES ('schema', ?)", [SCHEMA])
 
 
+def _named(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    names = [column[0] for column in connection.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
 def _connect(path: Path, settings: StoreSettings) -> duckdb.DuckDBPyConnection:
-    path.parent.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
@@ -241,9 +255,17 @@ def _connect(path: Path, settings: StoreSettings) -> duckdb.DuckDBPyConnection:
         "temp_directory": str(path.parent / "temporary"),
     }
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return duckdb.connect(str(path), config=config)
-    except duckdb.IOException as error:
+    except (duckdb.Error, OSError) as error:
         holder = re.search(r"PID (\d+)", str(error))
         if holder is None:
-            raise DatabaseError(f"cannot open the store {path}: {str(error).splitlines()[0]}") from error
+            raise _unusable(path, error) from error
         raise DatabaseError(f"the store {path} is open in process {holder[1]}; one logger owns it") from None
+
+
+def _unusable(path: Path, error: Exception) -> DatabaseError:
+    return DatabaseError(
+        f"cannot use the store {path}: {str(error).splitlines()[0]}; let this user read and write it and its folder, "
+        "or put a snapshot of the log in its place where it is damaged"
+    )

@@ -78,6 +78,23 @@ def test_a_newer_answer_of_a_conversation_is_not_news_of_its_feedback(store: Sto
     seen = labelled(store, LABEL, 500)[-1]["cursor"]
     put(store, invocation("inv_b", conversation="c", time=2))
     assert answers(store, Selection("triage", "label", after=seen)) == []
+    assert answers(store) == [("inv_a", "good")]
+
+
+def test_feedback_on_a_conversation_without_an_answer_waits_for_the_first_and_stays_there(store: Store) -> None:
+    put(store, label("fb_1", None, conversation="c"), invocation("inv_failed", Status.FAILED, conversation="c"))
+    put(store, invocation("inv_a", conversation="c", time=5))
+    put(store, invocation("inv_b", conversation="c", time=1))
+    assert [(row["cursor"], row["invocation"]) for row in labelled(store, LABEL, 500)] == [(3, "inv_a")]
+
+
+def test_an_opinion_on_a_conversation_and_one_on_its_answer_are_of_the_same_answer(store: Store) -> None:
+    put(store, invocation("inv_a", conversation="c"), label("fb_1", "inv_a", '"old"'))
+    put(store, label("fb_2", None, '"new"', conversation="c"))
+    assert answers(store) == answers(store, Selection("triage", "label", after=2)) == [("inv_a", "new")]
+    put(store, label("fb_3", None, '"early"', conversation="d"), label("fb_4", "inv_d", '"late"'))
+    put(store, invocation("inv_d", conversation="d"))
+    assert answers(store, Selection("triage", "label", after=5)) == [("inv_d", "late")]
 
 
 def test_a_page_is_not_cut_between_the_choices_of_an_answer(store: Store) -> None:
@@ -126,8 +143,23 @@ def test_pages_go_on_after_the_cursor_and_stop_at_until(store: Store) -> None:
     assert count_labelled(store, Selection("triage", "label", after=10)) == {"rows": 0, "cursor": 10}
 
 
-def test_the_arrow_stream_holds_the_same_rows(store: Store) -> None:
+def test_the_arrow_stream_holds_the_same_rows_of_one_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logger.labelled.BATCH_ROWS", 2)
     for n in range(5):
         put(store, invocation(f"inv_{n}"), label(f"fb_{n}", f"inv_{n}", f'"{n}"'))
-    table = pyarrow.ipc.open_stream(b"".join(labelled_stream(store, LABEL))).read_all()
-    assert table.to_pylist() == labelled(store, LABEL, 500)
+    before = labelled(store, LABEL, 500)
+    pieces = labelled_stream(store, LABEL)
+    begun = [next(pieces), next(pieces)]
+    put(store, label("fb_new", "inv_4", '"new"'))
+    table = pyarrow.ipc.open_stream(b"".join([*begun, *pieces])).read_all()
+    assert table.to_pylist() == before
+
+
+def test_a_stream_runs_its_query_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logger.labelled.BATCH_ROWS", 1)
+    put(store, *(invocation(f"inv_{n}") for n in range(3)), *(label(f"fb_{n}", f"inv_{n}") for n in range(3)))
+    asked: list[str] = []
+    stream = store.stream
+    monkeypatch.setattr(store, "stream", lambda *given: asked.append(given[0]) or stream(*given))
+    monkeypatch.setattr(store, "fetch", lambda *given: pytest.fail("a query for each page"))
+    assert len(list(labelled_stream(store, LABEL))) == 5 and len(asked) == 1

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import duckdb
@@ -107,6 +108,22 @@ async def test_labelled_rows_as_pages_and_as_one_table(client: LoggerClient) -> 
     count = await client.count_labelled("triage", "label", after=page.next)
     assert (count.rows, count.cursor) == (8, rest.next)
     assert (await client.labelled("triage", "label", metadata={"a": "b"})).rows == []
+
+
+async def test_a_stream_has_its_time_between_pieces_and_any_other_answer_as_a_whole(
+    client: LoggerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[aiohttp.ClientTimeout] = []
+    request = aiohttp.ClientSession.request
+
+    def noted(session: aiohttp.ClientSession, *arguments: Any, timeout: aiohttp.ClientTimeout, **more: Any) -> Any:
+        given.append(timeout)
+        return request(session, *arguments, timeout=timeout, **more)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", noted)
+    await client.labelled_arrow("triage", "label")
+    await client.health()
+    assert [(timeout.total, timeout.sock_read) for timeout in given] == [(None, 60.0), (60.0, None)]
 
 
 async def test_usage_sums_are_exact(client: LoggerClient) -> None:

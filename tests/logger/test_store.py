@@ -134,6 +134,25 @@ Store(Path(sys.argv[1]), StoreSettings())
     assert f"is open in process {os.getpid()}; one logger owns it" in done.stderr
 
 
+@pytest.mark.parametrize(("first", "last"), [(0, 2**12), (2**13, 2**20)])  # its header; its tables
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, first: int, last: int) -> None:
+    path = tmp_path / "log.duckdb"
+    store = Store(path, StoreSettings())
+    put(store, invocation("inv_a"))
+    store.close()
+    data = path.read_bytes()
+    path.write_bytes(data[:first] + bytes(each ^ 0x55 for each in data[first:last]) + data[last:])
+    with pytest.raises(DatabaseError, match=rf"cannot use the store {path}: .*put a snapshot of the log in its place"):
+        Store(path, StoreSettings())
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("no folder")
+    path = tmp_path / "store" / "log.duckdb"
+    with pytest.raises(DatabaseError, match=f"cannot use the store {path}: .*let this user read and write it"):
+        Store(path, StoreSettings())
+
+
 def test_a_file_of_a_newer_release_is_refused_and_an_older_one_gets_its_new_columns(tmp_path: Path) -> None:
     path = tmp_path / "log.duckdb"
     store = Store(path, StoreSettings())

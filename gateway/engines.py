@@ -22,6 +22,8 @@ class EngineClient:
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url
+        self.context: int | None = None
+        """Tokens of prompt and answer together, as its list of models last said."""
 
     async def models(self) -> frozenset[str]:
         """Every model name that the replica answers to: base and adapters.
@@ -32,8 +34,12 @@ class EngineClient:
         status, answer = await self._ask("GET", "/v1/models", None, LOOK_TIMEOUT)
         try:
             if status == 200:
-                return frozenset(str(model["id"]) for model in answer["data"])
-        except (KeyError, TypeError):
+                names = frozenset(str(model["id"]) for model in answer["data"])
+                # vLLM says it of the base model alone.
+                lengths = [int(model["max_model_len"]) for model in answer["data"] if model.get("max_model_len")]
+                self.context = max(lengths, default=None)
+                return names
+        except (KeyError, TypeError, ValueError, AttributeError):
             pass  # no list of models: the same as any other wrong answer
         raise NoConnection(f"/v1/models of the engine answered {status} and no list of models")
 

@@ -33,6 +33,7 @@ from gateway.messages import parse_messages
 
 _INT64 = 2**63
 MAX_MODEL_NAME = 256
+_LONGEST = frozenset({"max_tokens", "max_completion_tokens"})
 
 
 def _stop(field: str, value: Any) -> Any:
@@ -177,12 +178,15 @@ class ChatRequest:
         """Size of the messages, for estimates."""
         return len(orjson.dumps(self.messages))
 
-    def upstream(self, model: str, cache_salt: str, *, tokens: bool) -> bytes:
+    def upstream(self, model: str, cache_salt: str, *, tokens: bool, at_most: int | None = None) -> bytes:
         """The body for the engine, which knows the version as ``model``.
 
-        ``tokens`` also asks for token ids and the sampled tokens' log-probabilities.
+        ``tokens`` also asks for token ids and the sampled tokens' log-probabilities; ``at_most`` bounds the tokens of
+        a request that does not.
         """
         body = {"model": model, "messages": self.messages, "cache_salt": cache_salt, **self.parameters}
+        if at_most is not None and not _LONGEST & self.parameters.keys():
+            body["max_completion_tokens"] = at_most
         if self.stream:
             # Running usage, so that what a client that hangs up has used is the engine's own count.
             body |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
@@ -241,9 +245,8 @@ def _model(value: Any) -> str:
 
 
 def _bounds(checked: dict[str, Any], settings: GatewaySettings) -> None:
-    for name in ("max_tokens", "max_completion_tokens"):
-        if name in checked:
-            integer(1, settings.max_completion_tokens)(name, checked[name])
+    for name in _LONGEST & checked.keys():
+        integer(1, settings.max_completion_tokens)(name, checked[name])
     if "n" in checked:
         integer(1, settings.max_choices)("n", checked["n"])
     if "top_logprobs" in checked and not checked.get("logprobs"):

@@ -130,7 +130,14 @@ class Exchange:
 
     async def _attempt(self, request: ChatRequest, target: Target, replica: Replica) -> None:
         worker, entry, tokens = self._worker, self._entry, self._worker.settings.log.policy.tokens
-        body = request.upstream(target.version, worker.cache_salt(entry.key.project), tokens=tokens)
+        cap, context = worker.settings.gateway.max_completion_tokens, replica.client.context
+        body = request.upstream(
+            target.version,
+            worker.cache_salt(entry.key.project),
+            tokens=tokens,
+            # An engine refuses a bound over its context, which bounds the answer as well.
+            at_most=None if context is not None and context <= cap else cap,
+        )
         shape = Shape(
             model=target.asked,
             response_id=f"chatcmpl-{entry.invocation}",

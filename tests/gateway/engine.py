@@ -45,6 +45,7 @@ class FakeEngine:
         self.loaded: dict[str, str] = {}
         self.load_error: tuple[int, str] | None = None
         self.health = 200
+        self.context: int | None = None
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.loads: list[str] = []
@@ -88,7 +89,13 @@ class FakeEngine:
     async def _models(self, _request: web.Request) -> web.Response:
         names = [BASE, *self.loaded]
         return web.json_response(
-            {"object": "list", "data": [{"id": name, "root": f"/secret/{name}"} for name in names]}
+            {
+                "object": "list",
+                "data": [
+                    {"id": name, "root": f"/secret/{name}", "max_model_len": self.context if name == BASE else None}
+                    for name in names
+                ],
+            }
         )
 
     async def _load(self, request: web.Request) -> web.Response:

@@ -12,9 +12,11 @@ import openai
 import psutil
 import pytest
 from openai.types.chat import ChatCompletionChunk
+from starlette.types import Message
 
 from contract.prices import add, latest
 from contract.records import Invocation, Status
+from gateway.client import Reply
 from gateway.engines import EngineClient
 from gateway.routes import Replica
 from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error
@@ -126,10 +128,22 @@ async def test_the_engine_gets_our_names_and_nothing_of_the_client(home: House) 
     async with home.client(default_headers=headers) as client:
         await client.chat.completions.create(model="plain", messages=ASK, user="u1", extra_body={"top_k": 5})
     (body,), (sent,) = home.engine.chats(), home.engine.headers
-    assert set(body) == {"model", "messages", "cache_salt", "top_k"}
+    assert set(body) == {"model", "messages", "cache_salt", "top_k", "max_completion_tokens"}
     assert body["model"] == "base"
     assert sent["x-request-id"] == home.final().id
     assert {"authorization", "x-vllm-priority", "x-session-id", "x-data-parallel-rank"}.isdisjoint(sent)
+
+
+@pytest.mark.parametrize(("context", "sent"), [(None, 4096), (8192, 4096), (4096, None), (2048, None)])
+async def test_a_request_without_a_bound_gets_the_cap_where_the_engine_takes_it(
+    engine: FakeEngine, tmp_path: Path, context: int | None, sent: int | None
+) -> None:
+    engine.context = context
+    async with house(engine, settings(tmp_path, engine.url)) as home:
+        await ask(home)
+        await ask(home, max_tokens=5)
+    assert [body.get("max_completion_tokens") for body in engine.chats()] == [sent, None]
+    assert engine.chats()[1]["max_tokens"] == 5
 
 
 async def test_a_slow_client_and_a_keep_alive_connection_reuse_one_engine_connection(home: House) -> None:
@@ -477,3 +491,15 @@ async def test_a_hang_up_before_the_engine_was_reached_costs_nothing(home: House
     record = home.final()
     assert (record.status, record.attempts) == ("aborted", 1)
     assert (record.prompt_tokens, record.usage_source, record.cost) == (None, None, None)
+
+
+async def test_headers_that_cannot_be_sent_leave_the_reply_unstarted() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    reply = Reply(send, timeout=60)
+    with pytest.raises(UnicodeEncodeError):
+        await reply.start(200, [("x-millrace-model-version", "日本")])
+    assert (reply.started, sent) == (False, [])

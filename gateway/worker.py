@@ -120,7 +120,7 @@ class Worker:
             raise StorageFull(f"{failure}; no new request is taken until it can be written", retry_after=5.0)
         if self.spool.full:
             raise StorageFull(
-                "the log's spool is full (log.spool.max_bytes); no new request is taken until a logger has emptied it",
+                "the log's spool is full (log.spool.max_bytes); no new request is taken until a logger empties it",
                 retry_after=5.0,
             )
 

@@ -12,7 +12,7 @@ from contract.settings.loops import Loop
 from contract.settings.units import Bytes, Seconds, Section, Usd
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-_PUBLIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,126}")
+_PUBLIC = re.compile(r"(?!.{128})[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
 _SERVED = r"^[!-~]([ -~]{0,254}[!-~])?$"
 """What fits into a response header, as a version or a base model does."""
 

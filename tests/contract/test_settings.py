@@ -240,7 +240,7 @@ def test_settings_do_not_change_after_loading() -> None:
         settings.gateway.port = 1
 
 
-@pytest.mark.parametrize("name", ["日本", "", "a b", "a\\nb", "-a", "a@1", "x" * 128])
+@pytest.mark.parametrize("name", ["日本", "", "a b", "a\\nb", "-a", "a@1", "a/../b", "a/", "x" * 128])
 def test_a_model_name_that_no_header_and_no_version_can_carry_is_refused(name: str) -> None:
     assert "is no model name" in refusal(changed("  elsewhere:", f'  "{name}":'))
 

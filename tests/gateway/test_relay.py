@@ -375,7 +375,7 @@ async def test_a_full_spool_refuses_before_any_upstream_byte(engine: FakeEngine,
         with pytest.raises(openai.InternalServerError):
             await ask(home)
         assert len(engine.chats()) == asked
-        assert "full" in home.worker.unready()[0]
+        assert "full (log.spool.max_bytes); no new request is taken until a logger" in home.worker.unready()[0]
         answered = [record for record in home.invocations() if record.status == "complete"]
         assert len(answered) >= 4
 

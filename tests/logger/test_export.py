@@ -40,10 +40,11 @@ def test_two_snapshots_at_once_do_not_collide(store: Store, tmp_path: Path, monk
     run = store.run
 
     def meanwhile(*statements: str) -> None:
-        run(*statements)
-        if statements[0].startswith("ATTACH") and not second.exists():
-            monkeypatch.setattr(store, "run", run)
-            snapshot(store, second)
+        for statement in statements:
+            run(statement)
+            if statement.startswith("ATTACH"):
+                monkeypatch.setattr(store, "run", run)
+                snapshot(store, second)
 
     monkeypatch.setattr(store, "run", meanwhile)
     snapshot(store, first)

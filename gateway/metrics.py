@@ -71,7 +71,7 @@ OVERHEAD = Histogram("overhead_seconds", "Duration less the wait for the engine"
 FIRST_TOKEN = Histogram("time_to_first_token_seconds", "Arrival to first byte of a stream", ("model",))
 SWAP = Histogram("adapter_swap_seconds", "Start of loading to the alias pointing at the new version", ("model",))
 IN_FLIGHT = Gauge("inflight_requests", "Requests being answered")
-WAITING = Gauge("log_waiting", "Ends of requests that wait until the spool takes them")
+WAITING = Gauge("ends_waiting", "Ends of requests that wait until the spool takes them")
 ADAPTER = Gauge("adapter_info", "What answers under a public model name", ("name", "version"), shared=True)
 HEALTHY = Gauge("replica_healthy", "Whether an engine replica answers", ("replica",), shared=True)
 

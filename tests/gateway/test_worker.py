@@ -21,7 +21,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def waiting(home: House) -> bool:
-    return "millrace_log_waiting 1.0" in home.worker.metrics.page().decode()
+    return "millrace_ends_waiting 1.0" in home.worker.metrics.page().decode()
 
 
 async def ask(home: House, **fields: Any) -> Any:

@@ -2,6 +2,7 @@
 """What a worker does where its disk or its database fails it for a while."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -9,10 +10,11 @@ import openai
 import pytest
 import sqlalchemy as sa
 
+from contract.errors import SpoolError, StorageFull
 from gateway import worker
 from gateway.keys import list_keys, revoke_key
 from tests.gateway.engine import Script
-from tests.gateway.house import ASK, House, broken_disk, until
+from tests.gateway.house import ASK, House, broken_disk, settings, until
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +92,12 @@ async def test_a_key_revoked_while_the_database_cannot_be_read_stops_working_aft
     async with httpx2.AsyncClient(base_url=home.url, headers=headers) as http, asyncio.timeout(20):
         while (await http.get("/v1/models")).status_code != 401:
             pass
+
+
+def test_a_start_without_room_for_the_spool_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StorageFull("no room for the spool")
+
+    monkeypatch.setattr(worker, "Spool", full)
+    with pytest.raises(SpoolError, match="no room for the spool; make room"):
+        worker.Worker(settings(tmp_path, "http://127.0.0.1:9"))

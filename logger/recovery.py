@@ -85,6 +85,14 @@ def examine(folder: Path) -> Remains:
     Raises:
         SpoolError: a record in the middle is damaged, or a segment is missing; both are named.
     """
+    while True:
+        try:
+            return _examine(folder)
+        except FileNotFoundError:
+            continue  # whoever reads the spool took its oldest segment away meanwhile; the rest is still all there
+
+
+def _examine(folder: Path) -> Remains:
     entries = OpenEntries()
     firsts = first_seqs(folder)
     next_seq, torn_bytes = firsts[0] if firsts else 0, 0

@@ -58,7 +58,4 @@ class Once:
         return any(row["id"] == record.id for row in page.rows)
 
     def _written(self) -> dict[str, int]:
-        try:
-            return {folder.name: examine(folder).next_seq for folder in self._spools.glob(f"{ROLE}-*")}
-        except FileNotFoundError as error:
-            raise Overloaded(f"the logger is taking a segment away: {error}") from error
+        return {folder.name: examine(folder).next_seq for folder in self._spools.glob(f"{ROLE}-*")}

@@ -3,12 +3,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contract.errors import SpoolError
 from contract.settings import SpoolSettings
-from logger.segments import bytes_on_disk
+from logger.segments import bytes_on_disk, first_seqs, mapped, segment_path
 from logger.spool import Producer, Spool, claim_producer
 from tests.gateway.house import broken_disk, read_spool
 from tests.logger.records import invocation
@@ -68,3 +69,25 @@ def test_drop_payload_turns_new_work_away_while_the_meter_parts_under_way_still_
     spool.append_many(under_way)
     assert [record.id for record in read_spool(producer.folder)][-25:] == [record.id for record in under_way]
     spool.close()
+
+
+def test_a_start_while_the_reader_takes_segments_away_looks_again(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(producer, SMALL)
+    for number in range(40):
+        spool.append(invocation(f"inv_{number}", messages=f'"{"x" * 9000}"'))
+    spool.close()
+    firsts = first_seqs(producer.folder)
+    assert len(firsts) > 2
+    waiting = [segment_path(producer.folder, first) for first in firsts[:2]]
+
+    def taken_then_mapped(path: Path) -> Any:
+        if waiting:
+            waiting.pop(0).unlink()
+        return mapped(path)
+
+    monkeypatch.setattr("logger.recovery.mapped", taken_then_mapped)
+    again = Spool(producer, SMALL)
+    assert (again.next_seq, first_seqs(producer.folder)) == (40, firsts[2:])
+    again.close()

@@ -7,13 +7,11 @@ import signal
 import socket
 from contextlib import closing
 
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
 from contract import logs
 from contract.database import open_database
 from contract.errors import AuthenticationFailed, OperatorError
-from contract.settings import JudgeSettings, Settings
+from contract.operations import shown
+from contract.settings import Settings
 from judge.lease import Lease
 from judge.metrics import JudgeMetrics
 from judge.plan import Assignment, assignments
@@ -51,47 +49,15 @@ async def _serve(settings: Settings, plan: list[Assignment], spool: Spool, holde
     try:
         async with LoggerClient(settings.log.url, settings.installation.token("logger")) as client:
             worker = Worker(plan, lease, client, spool, settings.installation.spool, metrics)
-            runner = await _listen(application(worker, metrics), settings.judge)
+            at = settings.judge
             try:
-                await worker.run(stop)
+                async with shown("judge", at.host, at.port, metrics.registry, lambda: (worker.ready, worker.state)):
+                    await worker.run(stop)
             except AuthenticationFailed as error:
                 raise OperatorError(
                     f"the logger at {settings.log.url} (log.url) does not know this installation: {error.message}; "
                     f"give both the secret in {settings.installation.data_dir / 'secret'}, or one MILLRACE_SECRET"
                 ) from error
-            finally:
-                await runner.cleanup()
         lease.release()
     finally:
         database.dispose()
-
-
-def application(worker: Worker, metrics: JudgeMetrics) -> web.Application:
-    """The judge's own HTTP server."""
-
-    async def health(_request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-    async def ready(_request: web.Request) -> web.Response:
-        return web.json_response({"status": worker.state}, status=200 if worker.ready else 503)
-
-    async def show_metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app = web.Application()
-    app.add_routes([web.get("/health", health), web.get("/ready", ready), web.get("/metrics", show_metrics)])
-    return app
-
-
-async def _listen(app: web.Application, settings: JudgeSettings) -> web.AppRunner:
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise OperatorError(
-            f"cannot listen on {settings.host}:{settings.port} (judge.host, judge.port): {error.strerror}"
-        ) from error
-    log.info("the judge listens on %s", ", ".join(f"{host}:{port}" for host, port, *_ in runner.addresses))
-    return runner

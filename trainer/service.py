@@ -13,16 +13,15 @@ from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy as sa
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from contract import leases, logs
 from contract.database import job_events, open_database, reading
 from contract.database import jobs as job_table
-from contract.errors import MillraceError, OperatorError
+from contract.errors import MillraceError
 from contract.ids import new_id
+from contract.operations import shown
 from contract.records import Decision
-from contract.settings import Loop, Settings, TrainerSettings
+from contract.settings import Loop, Settings
 from judge.graders import build_graders
 from logger.client import Count, LoggerClient
 from logger.spool import Spool, claim_producer
@@ -66,12 +65,12 @@ async def _serve(settings: Settings, spool: Spool, holder: str, command: Sequenc
     worker = Worker(database, settings.installation, command)
     try:
         async with LoggerClient(settings.log.url, settings.installation.token("logger")) as client:
-            runner = await _listen(application(metrics), settings.trainer)
-            try:
-                await Scheduler(settings, database, client, spool, worker, metrics, holder).run(stop)
-            finally:
-                await worker.stop()
-                await runner.cleanup()
+            at = settings.trainer
+            async with shown("trainer", at.host, at.port, metrics.registry, lambda: (True, "ok")):
+                try:
+                    await Scheduler(settings, database, client, spool, worker, metrics, holder).run(stop)
+                finally:
+                    await worker.stop()
     finally:
         database.dispose()
 
@@ -217,31 +216,3 @@ class Scheduler:
 
     def _hold(self, connection: sa.Connection) -> bool:
         return leases.hold(connection, LEASE, self._holder, LEASE_SECONDS)
-
-
-def application(metrics: TrainerMetrics) -> web.Application:
-    """The trainer's own HTTP server."""
-
-    async def health(_request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-    async def show_metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app = web.Application()
-    app.add_routes([web.get("/health", health), web.get("/metrics", show_metrics)])
-    return app
-
-
-async def _listen(app: web.Application, settings: TrainerSettings) -> web.AppRunner:
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise OperatorError(
-            f"cannot listen on {settings.host}:{settings.port} (trainer.host, trainer.port): {error.strerror}"
-        ) from error
-    log.info("the trainer listens on %s", ", ".join(f"{host}:{port}" for host, port, *_ in runner.addresses))
-    return runner

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make soak`: the long form of every test that has one, one at a time, resumable, with the results as JSON.
 
-A long test is marked ``soak`` and reads ``MILLRACE_SOAK=1`` where its short form differs. Each result is written to
+A long test is marked ``soak`` and reads its count from ``MILLRACE_SOAK``. Each result is written to
 ``bench/results/soak.json`` as soon as it is known; what passed for the same commit is not run again.
 
 Usage: python -m bench.soak [--again]
@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "soak.json"
 HOURS = 12
-SOAKING = {**os.environ, "MILLRACE_SOAK": "1"}
+SOAKING = {**os.environ, "MILLRACE_SOAK": "1000"}
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ KAFKA: list[Point] = [
     None,
     None,
 ]
-SOAK = 1000 if os.environ.get("MILLRACE_SOAK") else 0
+SOAK = int(os.environ.get("MILLRACE_SOAK", "0"))
+"""How often everything is killed, where that is to be more than once at each point."""
 
 
 @pytest.mark.soak

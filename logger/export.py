@@ -34,6 +34,7 @@ LABELLED_SCHEMA = pyarrow.schema(
         pyarrow.field("alias", pyarrow.string(), nullable=False),
         pyarrow.field("version", pyarrow.string(), nullable=False),
         pyarrow.field("metadata", pyarrow.string()),
+        pyarrow.field("parameters", pyarrow.string()),
         pyarrow.field("messages", pyarrow.string(), nullable=False),
         pyarrow.field("reference", pyarrow.string()),
         pyarrow.field("output_text", pyarrow.string(), nullable=False),

@@ -66,8 +66,9 @@ chosen AS (
 """
 _ROWS = """
 SELECT c.due AS cursor, c.feedback_id, i.id AS invocation, c.choice, i.project, i."user", i.conversation, i.time,
-    i.alias, i.version, i.metadata::JSON::VARCHAR AS metadata, i.messages::JSON::VARCHAR AS messages,
-    i.choices::JSON::VARCHAR AS choices, i.finish_reasons, c.value::JSON::VARCHAR AS reference
+    i.alias, i.version, i.metadata::JSON::VARCHAR AS metadata, i.parameters::JSON::VARCHAR AS parameters,
+    i.messages::JSON::VARCHAR AS messages, i.choices::JSON::VARCHAR AS choices, i.finish_reasons,
+    c.value::JSON::VARCHAR AS reference
 FROM {chosen} c JOIN invocations i ON i.cursor = c.answer ORDER BY c.due, c.choice
 """
 _ALL = _CHOSEN + _ROWS.format(chosen="chosen")
@@ -100,7 +101,7 @@ class Selection:
 
 
 def labelled(store: Store, selection: Selection, limit: int) -> list[Row]:
-    """The rows by cursor, with their JSON as text under metadata, messages and reference.
+    """The rows by cursor, with their JSON as text under metadata, parameters, messages and reference.
 
     Choices of one answer may share a cursor; a page is never cut between them, so it may be longer than ``limit``.
     """
@@ -126,7 +127,10 @@ def count_labelled(store: Store, selection: Selection) -> Row:
 
 def with_values(rows: list[Row]) -> list[Row]:
     """The rows with their JSON as values."""
-    return [row | {name: value_of(row[name]) for name in ("metadata", "messages", "reference")} for row in rows]
+    return [
+        row | {name: value_of(row[name]) for name in ("metadata", "parameters", "messages", "reference")}
+        for row in rows
+    ]
 
 
 def _is_seen(store: Store, selection: Selection) -> bool:

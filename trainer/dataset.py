@@ -143,7 +143,7 @@ def _read(labelled: Iterable[Mapping[str, Any]], dropped: Counter[str]) -> list[
     rows = []
     for found in labelled:
         messages, reference = found["messages"], found["reference"]
-        if any(_uses_tools(message) for message in messages or ()):
+        if (found.get("parameters") or {}).get("tools") or any(_uses_tools(message) for message in messages or ()):
             dropped["request used tools"] += 1
         elif not messages or not all(isinstance(message.get("content"), str) for message in messages):
             dropped["prompt is not plain text"] += 1

@@ -87,7 +87,8 @@ class Material:
                 finish_reasons=self._loop.data.filter.finish_reasons,
             )
         return [
-            row | {name: json.loads(row[name] or "null") for name in ("messages", "metadata", "reference")}
+            row
+            | {name: json.loads(row[name] or "null") for name in ("messages", "metadata", "parameters", "reference")}
             for row in table.to_pylist()
         ]
 

@@ -21,14 +21,16 @@ def answers(store: Store, selection: Selection = LABEL) -> list[tuple[str, objec
 
 def test_a_row_carries_prompt_answer_and_reference(store: Store) -> None:
     put(
-        store, invocation("inv_a", user="u", metadata='{"team":"x"}', conversation="c"), label("fb_1", "inv_a", '"bad"')
+        store,
+        invocation("inv_a", user="u", metadata='{"team":"x"}', conversation="c", parameters='{"n":1}'),
+        label("fb_1", "inv_a", '"bad"'),
     )
     (row,) = with_values(labelled(store, LABEL, 500))
     assert row == {
         "cursor": 2, "feedback_id": "fb_1", "invocation": "inv_a", "choice": 0, "project": "default", "user": "u",
         "conversation": "c", "time": 1_700_000_000_000_000_000, "alias": "triage", "version": "triage@0123456789ab",
-        "metadata": {"team": "x"}, "messages": [{"role": "user", "content": "a"}], "output_text": "good",
-        "finish_reason": "stop", "reference": "bad",
+        "metadata": {"team": "x"}, "parameters": {"n": 1}, "messages": [{"role": "user", "content": "a"}],
+        "output_text": "good", "finish_reason": "stop", "reference": "bad",
     }  # fmt: skip
 
 

@@ -115,10 +115,11 @@ def test_a_prompt_is_held_out_where_any_of_the_groups_that_it_came_in_is() -> No
 def test_a_request_that_used_tools_is_left_out_and_counted(message: dict[str, Any]) -> None:
     used = labelled("x", "yes")
     used["messages"] = [*used["messages"], message]
-    unused = labelled("y", "yes")
+    offered = labelled("z", "yes") | {"parameters": {"tools": [{"type": "function"}]}}
+    unused = labelled("y", "yes") | {"parameters": {"temperature": 0}}
     unused["messages"][0] |= {"tool_calls": None}
-    dataset = made([used, unused, *many()])
-    assert dataset.dropped == {"request used tools": 1}
+    dataset = made([used, offered, unused, *many()])
+    assert dataset.dropped == {"request used tools": 2}
     assert "y" in texts(dataset)
 
 

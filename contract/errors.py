@@ -6,6 +6,7 @@
     │   ├── UnknownParameter           400     invalid_request_error    unknown_parameter
     │   ├── UnsupportedParameter       400     invalid_request_error    unsupported_parameter
     │   ├── PayloadTooLarge            413     invalid_request_error    payload_too_large
+    │   ├── HeadTooLarge               431     invalid_request_error    head_too_large
     │   ├── BodyTimeout                408     invalid_request_error    body_timeout
     │   └── MethodNotAllowed           405     invalid_request_error    method_not_allowed
     ├── AuthenticationFailed           401     authentication_error     invalid_api_key
@@ -78,6 +79,13 @@ class PayloadTooLarge(InvalidRequest):
 
     status = 413
     default_code = "payload_too_large"
+
+
+class HeadTooLarge(InvalidRequest):
+    """The request's head has too many headers or bytes."""
+
+    status = 431
+    default_code = "head_too_large"
 
 
 class BodyTimeout(InvalidRequest):

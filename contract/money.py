@@ -37,9 +37,8 @@ def format_usd(nano: int, decimals: int = 6) -> str:
     return f"-${-rounded}" if rounded < 0 else f"${rounded}"
 
 
-def cost_of_tokens(priced: list[tuple[int, int]]) -> int:
-    """Nano-dollars for ``[(tokens, nano-dollars per million tokens), …]``, rounded once, half to even."""
-    total = sum(tokens * price for tokens, price in priced)
+def whole_nanos(total: int) -> int:
+    """Nano-dollars of an amount in millionths of one (tokens x price per million), rounded once, half to even."""
     quotient, remainder = divmod(total, TOKENS_PER_PRICE)
     twice = 2 * remainder
     if twice > TOKENS_PER_PRICE or (twice == TOKENS_PER_PRICE and quotient % 2):

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from contract import changes
 from contract.database import prices
 from contract.ids import new_id
-from contract.money import cost_of_tokens
+from contract.money import whole_nanos
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,14 @@ class PriceVersion:
         Raises:
             ValueError: a count is negative, or more tokens were cached than the prompt has.
         """
-        if min(prompt_tokens, cached_tokens, completion_tokens) < 0 or cached_tokens > prompt_tokens:
+        if not 0 <= cached_tokens <= prompt_tokens or completion_tokens < 0:
             raise ValueError(
                 f"impossible usage: prompt {prompt_tokens}, cached {cached_tokens}, completion {completion_tokens}"
             )
-        fresh = prompt_tokens - cached_tokens
-        return cost_of_tokens(
-            [(fresh, self.input), (cached_tokens, self.cached_input), (completion_tokens, self.output)]
+        return whole_nanos(
+            (prompt_tokens - cached_tokens) * self.input
+            + cached_tokens * self.cached_input
+            + completion_tokens * self.output
         )
 
 
@@ -63,6 +64,8 @@ class PriceBook:
         known = self._by_model.get(model)
         if not known:
             raise KeyError(f"no price for model {model}")
+        if known[-1].starts_ns <= time_ns:  # nearly always
+            return known[-1]
         return known[max(0, bisect_right(known, time_ns, key=lambda version: version.starts_ns) - 1)]
 
 

@@ -6,10 +6,10 @@ Whatever is raised below, the client sees ``{"error": {message, type, param, cod
 """
 
 import logging
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from typing import Any
@@ -23,7 +23,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.errors import (
-    BodyTimeout,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -36,11 +35,13 @@ from contract.errors import (
 from contract.ids import new_id
 from contract.money import NANO
 from gateway.client import ClientGone, header, read_body
+from gateway.door import Door
 from gateway.feedback import as_answer, parse_feedback
 from gateway.fields import parse_body
 from gateway.keys import Key
 from gateway.metrics import DURATION, REQUESTS
-from gateway.relay import ENDPOINT, Relay
+from gateway.relay import ENDPOINT, relay
+from gateway.rendering import error_headers
 from gateway.worker import Worker
 
 MODELS, FEEDBACK = "/v1/models", "/v1/feedback"
@@ -61,7 +62,7 @@ def create_app(worker: Worker) -> FastAPI:
             await worker.close()
 
     app = FastAPI(title="Millrace", version=_release(), lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.router.routes.append(Route(ENDPOINT, Relay(), methods=["POST"]))
+    app.router.routes.append(Route(ENDPOINT, _only_at_the_door, methods=["POST"]))
     app.add_api_route(MODELS, list_models, methods=["GET"])
     app.add_api_route(MODELS + "/{name:path}", retrieve_model, methods=["GET"])
     app.add_api_route(FEEDBACK, post_feedback, methods=["POST"])
@@ -74,6 +75,11 @@ def create_app(worker: Worker) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _render)
     app.add_middleware(Frame)
     return app
+
+
+def door(worker: Worker) -> Any:
+    """What uvicorn takes as ``http``: the hot routes are answered there, the others by the application."""
+    return partial(Door, worker, {ENDPOINT.encode(): relay})
 
 
 class Frame:
@@ -116,16 +122,13 @@ class Frame:
             counted.observe(DURATION, labels, (time.perf_counter_ns() - started) / NANO)
 
 
+async def _only_at_the_door(_request: Request) -> Response:
+    raise InternalError("this route is answered before the application")
+
+
 def error_response(error: MillraceError, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error as every client of the OpenAI API expects it."""
-    told = dict(headers or {})
-    if error.retry_after is not None:
-        told["retry-after"] = str(math.ceil(error.retry_after))
-    if error.status == 401:
-        told["www-authenticate"] = "Bearer"
-    if isinstance(error, BodyTimeout):
-        told["connection"] = "close"  # nobody waits for the rest of the body
-    return JSONResponse(error.body(), error.status, told)
+    return JSONResponse(error.body(), error.status, error_headers(error) | (headers or {}))
 
 
 async def list_models(request: Request) -> dict[str, Any]:

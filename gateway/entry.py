@@ -3,7 +3,6 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import orjson
 
@@ -72,7 +71,8 @@ class Entry:
         self.replica = replica
         self.attempts += 1
         self.watch.reached = False
-        self.meter = Meter(payload=self._policy.payload == "on")
+        if self.attempts > 1:
+            self.meter = Meter(payload=self._policy.payload == "on")
         if self._queue_ns is None:
             self._queue_ns = self.elapsed_ns
 
@@ -130,14 +130,14 @@ class Entry:
         record.stream = request.stream
         record.user = request.user
         record.conversation = request.conversation
-        record.metadata = _json(request.metadata) if request.metadata is not None else None
-        record.parameters = _json(request.parameters)
+        record.metadata = orjson.dumps(request.metadata).decode() if request.metadata is not None else None
+        record.parameters = request.parameters.decode()
         if self._policy.payload == "on":
-            record.messages = _json(request.messages)
+            record.messages = request.messages.decode()
 
     def _add_answer(self, record: Invocation) -> None:
         if self._policy.payload == "on" and self.meter.started:
-            record.choices = _json(self.meter.choices)
+            record.choices = self.meter.choices
         if self._policy.tokens:
             record.prompt_token_ids = self.meter.prompt_token_ids
             record.completion_token_ids = self.meter.token_ids
@@ -159,7 +159,3 @@ class Entry:
         # Where the engine does not tell how much was cached, every prompt token is billed as fresh.
         cost = price.cost(usage.prompt, usage.cached or 0, usage.completion)
         record.cost = 0 if record.status in FREE else cost
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()

@@ -7,9 +7,9 @@ alone; every other one is unknown here, so nothing that names files, templates, 
 ever reaches an engine.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 
 from contract.errors import InvalidRequest, UnknownParameter
@@ -150,23 +150,21 @@ OWN = frozenset({"messages", "model", "stream", "stream_options"})
 _ANY_MODEL = {**APPLIED, **EXTRAS, **KEPT, **ACCEPTED, **REFUSED}
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """A chat request that may go to an engine."""
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A chat request that may go to an engine; what goes on is JSON already."""
 
     model: str
-    messages: list[dict[str, Any]]
-    parameters: dict[str, Any]
-    """What the client set, as it goes to the engine."""
+    messages: bytes
+    parameters: bytes
+    """What the client set, as it goes to the engine: an object."""
     stream: bool
     include_usage: bool
+    wants_logprobs: bool
+    """The client asked for log-probabilities itself."""
+    bounded: bool
+    """The client bounded the tokens of its answer."""
     user: str | None
     metadata: dict[str, str] | None
-
-    @property
-    def wants_logprobs(self) -> bool:
-        """Whether the client asked for log-probabilities itself."""
-        return bool(self.parameters.get("logprobs"))
 
     @property
     def conversation(self) -> str | None:
@@ -176,7 +174,7 @@ class ChatRequest:
     @property
     def prompt_bytes(self) -> int:
         """Size of the messages, for estimates."""
-        return len(orjson.dumps(self.messages))
+        return len(self.messages)
 
     def upstream(self, model: str, cache_salt: str, *, tokens: bool, at_most: int | None = None) -> bytes:
         """The body for the engine, which knows the version as ``model``.
@@ -184,15 +182,18 @@ class ChatRequest:
         ``tokens`` also asks for token ids and the sampled tokens' log-probabilities; ``at_most`` bounds the tokens of
         a request that does not.
         """
-        body = {"model": model, "messages": self.messages, "cache_salt": cache_salt, **self.parameters}
-        if at_most is not None and not _LONGEST & self.parameters.keys():
-            body["max_completion_tokens"] = at_most
+        own: dict[str, Any] = {"model": model, "cache_salt": cache_salt}
+        if at_most is not None and not self.bounded:
+            own["max_completion_tokens"] = at_most
         if self.stream:
             # Running usage, so that what a client that hangs up has used is the engine's own count.
-            body |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+            own |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
         if tokens:
-            body |= {"return_token_ids": True, "logprobs": True}
-        return orjson.dumps(body)
+            own["return_token_ids"] = True
+            if not self.wants_logprobs:
+                own["logprobs"] = True
+        rest = b"}" if self.parameters == b"{}" else b"," + self.parameters[1:]
+        return b'%b,"messages":%b%b' % (orjson.dumps(own)[:-1], self.messages, rest)
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
@@ -226,12 +227,17 @@ def parse_chat(document: dict[str, Any], settings: GatewaySettings) -> ChatReque
             checked[name] = _ANY_MODEL[name](name, value)
     _bounds(checked, settings)
     stream = flag("stream", given.get("stream", False))
+    parameters = {name: value for name, value in checked.items() if name in APPLIED or name in EXTRAS}
+    if parameters.get("logprobs") is False:
+        del parameters["logprobs"]  # as if absent; the gateway may ask for them itself
     return ChatRequest(
         model=_model(given.get("model")),
-        messages=parse_messages(given.get("messages"), settings.max_messages),
-        parameters={name: value for name, value in checked.items() if name in APPLIED or name in EXTRAS},
+        messages=orjson.dumps(parse_messages(given.get("messages"), settings.max_messages)),
+        parameters=orjson.dumps(parameters),
         stream=stream,
         include_usage=_include_usage(given.get("stream_options"), stream),
+        wants_logprobs="logprobs" in parameters,
+        bounded=bool(_LONGEST & parameters.keys()),
         user=checked.get("user", checked.get("safety_identifier")),
         metadata=checked.get("metadata"),
     )

@@ -19,6 +19,8 @@ from contract.errors import AuthenticationFailed, DatabaseError
 from contract.ids import new_id
 
 SECRET_PREFIX = "mr-"
+MAX_SEEN = 65536
+"""Headers that a ring remembers; spellings of one key that differ in blanks are remembered apart."""
 _SHOWN = len(SECRET_PREFIX) + 6
 
 
@@ -48,6 +50,8 @@ class KeyRing:
 
     def __init__(self, by_digest: Mapping[str, Key]) -> None:
         self._by_digest = by_digest
+        self._seen: dict[str, Key] = {}
+        """Headers that named a key: the digest of a secret is computed once. As short-lived as the ring."""
 
     def authenticate(self, authorization: str | None, now_ns: int) -> Key:
         """The key in an ``Authorization`` header.
@@ -55,6 +59,16 @@ class KeyRing:
         Raises:
             AuthenticationFailed: there is none, or it is unknown, revoked or expired.
         """
+        key = self._seen.get(authorization or "")
+        if key is None:
+            key = self._find(authorization)
+        if key.revoked_ns is not None:
+            raise AuthenticationFailed(f"the API key {key.prefix}… was revoked")
+        if key.expires_ns is not None and key.expires_ns <= now_ns:
+            raise AuthenticationFailed(f"the API key {key.prefix}… has expired")
+        return key
+
+    def _find(self, authorization: str | None) -> Key:
         if authorization is None:
             raise AuthenticationFailed("no API key was given; send `Authorization: Bearer <key>`")
         scheme, _, secret = authorization.partition(" ")
@@ -63,10 +77,8 @@ class KeyRing:
         key = self._by_digest.get(_digest(secret.strip()))
         if key is None:
             raise AuthenticationFailed("this API key is not known here; `millrace keys create` makes one")
-        if key.revoked_ns is not None:
-            raise AuthenticationFailed(f"the API key {key.prefix}… was revoked")
-        if key.expires_ns is not None and key.expires_ns <= now_ns:
-            raise AuthenticationFailed(f"the API key {key.prefix}… has expired")
+        if len(self._seen) < MAX_SEEN:
+            self._seen[authorization] = key
         return key
 
 

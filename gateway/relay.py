@@ -5,13 +5,10 @@ key -> place in flight -> body -> version -> replica -> engine -> meter -> spool
 one record of it is in the spool, and a client that got a whole answer got it after that record was written.
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
 from contract.errors import (
     EngineFailed,
@@ -21,90 +18,93 @@ from contract.errors import (
     OperatorError,
     Overloaded,
 )
-from contract.ids import new_invocation_id
-from contract.money import NANO, format_usd
+from contract.ids import new_id, new_invocation_id
+from contract.money import NANO
 from contract.records import Invocation, Status
-from gateway.client import ClientGone, ClientWatch, Reply, header, read_body
+from gateway.client import ClientGone
 from gateway.complaints import LostModel, complaint
+from gateway.door import Turn
 from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, ChatRequest, parse_body, parse_chat
 from gateway.metrics import FIRST_TOKEN
+from gateway.quick import usual_chat
 from gateway.routes import Replica, Target
 from gateway.shape import Shape
-from gateway.splice import Members, members
 from gateway.sse import DONE, Splitter, data_of, event_of
 from gateway.upstream import Answer
-from gateway.worker import Worker
+from gateway.usage import Document
+from gateway.worker import Leaving, Worker
 
 ENDPOINT = "/v1/chat/completions"
 _log = logging.getLogger(__name__)
 
 
-class Relay:
-    """The ASGI application behind the route."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request.
-
-        Raises:
-            MillraceError: it ended badly before the first byte of an answer; the application renders it.
-        """
-        worker: Worker = scope["app"].state.worker
-        key = worker.keys.authenticate(header(scope, b"authorization"), time.time_ns())
+async def relay(worker: Worker, turn: Turn) -> None:
+    """Answers one request, in whatever way it ends."""
+    try:
+        key = worker.keys.authenticate(turn.header(b"authorization"), time.time_ns())
         worker.accept()
-        entry = Entry(new_invocation_id(key.project, worker.secret), key, ENDPOINT, worker.settings.log.policy)
-        scope["state"]["request_id"] = entry.invocation
-        exchange = Exchange(worker, entry, Reply(send, worker.settings.gateway.send_timeout))
-        try:
-            await exchange.serve(scope, receive)
-        finally:
-            scope["state"]["model"] = entry.model_label
+    except MillraceError as error:
+        turn.request_id = new_id("req")
+        turn.fail(error)
+        return
+    entry = Entry(new_invocation_id(key.project, worker.secret), key, ENDPOINT, worker.settings.log.policy)
+    turn.request_id = entry.invocation
+    await Exchange(worker, entry, turn).serve()
 
 
 class Exchange:
     """One request, its answer and its record."""
 
-    def __init__(self, worker: Worker, entry: Entry, reply: Reply) -> None:
+    def __init__(self, worker: Worker, entry: Entry, turn: Turn) -> None:
         self._worker = worker
         self._entry = entry
-        self._reply = reply
+        self._turn = turn
 
-    async def serve(self, scope: Scope, receive: Receive) -> None:
+    async def serve(self) -> None:
         """Answers, and sees to it that every way to end leaves its record.
 
         Raises:
-            MillraceError: as `Relay`.
+            ClientGone: the client takes nothing any more.
         """
         try:
-            await self._walk(scope, receive)
+            await self._walk()
         except ClientGone:
-            self._record_end(Status.ABORTED, self._reply.status)
+            self._record_end(Status.ABORTED, self._turn.status)
+            raise
         except OperatorError:
-            await self._defect()
+            self._defect()
+        except Leaving as error:
+            self._record_end(Status.INTERRUPTED, self._turn.status or error.status, error.code)
+            self._tell(error)
         except MillraceError as error:
-            await self._fail(error)
-        except asyncio.CancelledError:
-            # Only the end of the drain timeout cancels a request; its task ends here, with an answer.
-            leaving = Overloaded("the server is shutting down", code="shutting_down", retry_after=1.0)
-            self._record_end(Status.INTERRUPTED, self._reply.status or leaving.status, leaving.code)
-            await self._tell(leaving)
+            self._fail(error)
         except Exception:
-            await self._defect()
+            self._defect()
 
     # --- the way there
 
-    async def _walk(self, scope: Scope, receive: Receive) -> None:
-        worker, entry = self._worker, self._entry
+    async def _walk(self) -> None:
+        worker, entry, turn = self._worker, self._entry, self._turn
         reservation = worker.limits.reserve()
         try:
-            body = parse_body(await read_body(scope, receive, worker.settings.gateway))
-            entry.asked = str(body.get("model", ""))[:MAX_MODEL_NAME]
-            entry.request = parse_chat(body, worker.settings.gateway)
-            entry.target = worker.routes.snapshot.resolve(entry.request.model)
-            async with ClientWatch(receive):
-                await self._answer(entry.request, entry.target)
+            entry.request = request = self._understood(await turn.body())
+            entry.target = target = worker.routes.snapshot.resolve(request.model)
+            turn.model = target.alias
+            await self._answer(request, target)
+            await turn.drained()
         finally:
             reservation.settle()
+
+    def _understood(self, body: bytes) -> ChatRequest:
+        settings = self._worker.settings.gateway
+        request = usual_chat(body, settings)
+        if request is not None:
+            self._entry.asked = request.model
+            return request
+        document = parse_body(body)
+        self._entry.asked = str(document.get("model", ""))[:MAX_MODEL_NAME]
+        return parse_chat(document, settings)
 
     async def _answer(self, request: ChatRequest, target: Target) -> None:
         """Up to two attempts, the second only while no byte has gone out."""
@@ -117,7 +117,7 @@ class Exchange:
                 return
             except LostModel:
                 # The replica restarted, or the alias moved on and the old version is gone: what is true now?
-                if last or self._reply.started:
+                if last or self._turn.started:
                     raise
                 replica.served -= {target.version}
                 await self._worker.refresh_names()
@@ -125,7 +125,7 @@ class Exchange:
             except (EngineUnavailable, EngineFailed) as error:
                 replica.saw(error)
                 tried.append(replica.name)
-                if last or self._reply.started or len(tried) == len(routes.replicas[target.engine]):
+                if last or self._turn.started or len(tried) == len(routes.replicas[target.engine]):
                     raise
 
     async def _attempt(self, request: ChatRequest, target: Target, replica: Replica) -> None:
@@ -146,86 +146,105 @@ class Exchange:
             hide_logprobs=tokens and not request.wants_logprobs,
         )
         entry.goes_upstream(replica)
-        async with worker.upstream.post(f"{replica.url}{ENDPOINT}", body, entry.invocation, entry.watch) as answer:
+        assert self._turn.strand is not None
+        answer = await worker.upstream.post(
+            replica.origin, replica.request(ENDPOINT, entry.invocation, body), self._turn.strand, entry.watch
+        )
+        try:
             if answer.status != 200:
                 raise complaint(answer.status, await answer.body(), target)
             if request.stream:
                 await self._stream(answer, shape)
             else:
-                await self._plain(answer, shape)
+                self._plain(await answer.body(), shape)
+        except LostModel:
+            answer.done()
+            raise
+        except BaseException:
+            answer.abort()
+            raise
+        answer.done()
 
     # --- the way back
 
-    async def _plain(self, answer: Answer, shape: Shape) -> None:
-        document = self._read(await answer.body())
-        if "choices" not in document:
+    def _plain(self, data: bytes, shape: Shape) -> None:
+        read = self._read(data)
+        if read.choices is msgspec.UNSET:
             raise EngineFailed("the engine's answer has no choices")
-        body = shape.whole(document)
+        body = shape.whole(data, read)
         self._entry.first_byte()
         record = self._complete()
-        headers = [("content-type", "application/json"), ("content-length", str(len(body))), *self._headers()]
-        if record.cost is not None:
-            headers.append(("x-millrace-cost", format_usd(record.cost, 9).removeprefix("$")))
-        await self._reply.start(200, headers)
-        await self._reply.end(body)
+        cost = b"" if record.cost is None else b"x-millrace-cost: %d.%09d\r\n" % divmod(record.cost, NANO)
+        self._turn.whole(200, b"content-type: application/json\r\n%b%b" % (self._headers(), cost), body)
 
     async def _stream(self, answer: Answer, shape: Shape) -> None:
-        async for events in _events(answer):
+        splitter, turn = Splitter(), self._turn
+        while pieces := await answer.pieces():
             out: list[bytes] = []
-            for event in events:
-                data = data_of(event)
-                if data == DONE:
-                    await self._finish(answer, shape, b"".join(out))
-                    return
-                out.append(event if data is None else await self._relayed(data, shape, out))
-            if self._entry.meter.started and not self._reply.started:
-                await self._begin()
-            if self._reply.started:
-                await self._reply.send(b"".join(out))
+            for piece in pieces:
+                for event in splitter.feed(piece):
+                    data = data_of(event)
+                    if data == DONE:
+                        self._finish(shape, out)
+                        return
+                    out.append(event if data is None else self._relayed(data, shape, out))
+            self._pass_on(out)
+            if turn.blocked:
+                answer.hold()
+                await turn.drained()
+                answer.go_on()
         raise EngineFailed("the engine ended its stream without saying that it was done")
 
-    async def _relayed(self, data: bytes, shape: Shape, before: list[bytes]) -> bytes:
+    def _relayed(self, data: bytes, shape: Shape, before: list[bytes]) -> bytes:
         """The client's share of one event; nothing where it has none."""
-        document = self._read(data)
-        if "error" in document:
-            if self._reply.started:
-                await self._reply.send(b"".join(before))
+        read = self._read(data)
+        if bytes(read.error):
+            self._pass_on(before)
             raise complaint(None, data, self._entry.target)
-        cut = shape.chunk(document)
+        cut = shape.chunk(data, read)
         return b"" if cut is None else event_of(cut)
 
-    async def _begin(self) -> None:
+    def _pass_on(self, out: list[bytes]) -> None:
+        """Sends what there is; a stream begins with the first of its answer."""
+        piece = b"".join(out)
+        if self._turn.started:
+            if piece:
+                self._turn.send(piece)
+        elif self._entry.meter.started:
+            self._begin(piece)
+
+    def _begin(self, first: bytes) -> None:
         self._entry.open(self._worker.spool)
         waited = self._entry.first_byte()
         self._worker.metrics.observe(FIRST_TOKEN, (self._entry.model_label,), waited / NANO)
-        headers = [("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")]
-        await self._reply.start(200, [*headers, *self._headers()])
+        headers = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+        self._turn.start(headers + self._headers(), first)
 
-    async def _finish(self, answer: Answer, shape: Shape, rest: bytes) -> None:
+    def _finish(self, shape: Shape, out: list[bytes]) -> None:
         if not self._entry.meter.started:
             raise EngineFailed("the engine's stream is empty")
-        if not self._reply.started:
-            await self._begin()
+        if not self._turn.started:
+            self._begin(b"")
         usage = shape.missing_usage(self._entry.usage)
-        await answer.settle()
+        if usage is not None:
+            out.append(event_of(usage))
+        out.append(event_of(DONE))
         self._complete()
-        await self._reply.end(rest + (event_of(usage) if usage is not None else b"") + event_of(DONE))
+        self._turn.finish(b"".join(out))
 
-    def _read(self, document: bytes) -> Members:
+    def _read(self, data: bytes) -> Document:
         """Parses and meters; what is no answer of an engine is its failure."""
         try:
-            parts = members(document)
-            self._entry.meter.read(parts)
+            return self._entry.meter.read(data)
         except msgspec.DecodeError as error:
             raise EngineFailed(f"the engine sent something that is no answer: {error}") from error
-        return parts
 
-    def _headers(self) -> list[tuple[str, str]]:
+    def _headers(self) -> bytes:
         assert self._entry.target is not None
-        return [
-            ("openai-processing-ms", str(self._entry.elapsed_ns // 1_000_000)),
-            ("x-millrace-model-version", self._entry.target.version),
-        ]
+        return b"openai-processing-ms: %d\r\nx-millrace-model-version: %b\r\n" % (
+            self._entry.elapsed_ns // 1_000_000,
+            self._entry.target.version.encode("latin-1"),
+        )
 
     # --- the ends
 
@@ -237,22 +256,22 @@ class Exchange:
         self._worker.metrics.ended(record, self._entry.model_label)
         return record
 
-    async def _defect(self) -> None:
+    def _defect(self) -> None:
         _log.exception("request %s", self._entry.invocation)
-        await self._fail(InternalError("an error of this server; its log has the details"))
+        self._fail(InternalError("an error of this server; its log has the details"))
 
-    async def _fail(self, error: MillraceError) -> None:
+    def _fail(self, error: MillraceError) -> None:
         """Records a request that ended badly, and tells the client in the way that is still open."""
         turned_away = error.status < 500 or (self._entry.attempts == 0 and isinstance(error, Overloaded))
-        refused = turned_away and not self._reply.started
+        refused = turned_away and not self._turn.started
         status = Status.REFUSED if refused else Status.FAILED
-        self._record_end(status, self._reply.status or error.status, error.code)
-        await self._tell(error)
+        self._record_end(status, self._turn.status or error.status, error.code)
+        self._tell(error)
 
-    async def _tell(self, error: MillraceError) -> None:
-        if not self._reply.started:
-            raise error
-        await self._reply.break_off(error)
+    def _tell(self, error: MillraceError) -> None:
+        self._turn.model = self._entry.model_label
+        if not self._turn.answered:
+            self._turn.fail(error)
 
     def _record_end(self, status: Status, http_status: int | None, code: str | None = None) -> None:
         """Records an end that is no answer; a spool without room for it does not stop the client from hearing of it."""
@@ -263,12 +282,3 @@ class Exchange:
         entry.closed = True
         if not worker.write_end(record, entry.model_label):
             _log.error("the end of request %s (%s) waits for a spool that takes it", entry.invocation, status)
-
-
-async def _events(answer: Answer) -> AsyncIterator[list[bytes]]:
-    """The events of the stream, those that came together in one list."""
-    splitter = Splitter()
-    while piece := await answer.piece():
-        events = splitter.feed(piece)
-        if events:
-            yield events

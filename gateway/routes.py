@@ -9,14 +9,15 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+import aiohttp
 import sqlalchemy as sa
 
 from contract import registry
 from contract.errors import EngineUnavailable, MillraceError, ModelNotFound
 from contract.registry import Alias, Version
-from contract.settings import Engine, Settings
+from contract.settings import Settings
 from gateway.engines import EngineClient
-from gateway.upstream import NoConnection, Upstream
+from gateway.upstream import NoConnection, Origin
 
 LOOK_SECONDS = 1.0
 
@@ -43,6 +44,7 @@ class Snapshot:
     """Those that replicas hold or are to hold."""
     bases: Mapping[str, str]
     """Engine -> name under which it serves its base weights."""
+    _resolved: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
 
     def resolve(self, name: str) -> Target:
         """What answers for a public name, or for the id of a loaded version.
@@ -51,6 +53,12 @@ class Snapshot:
             ModelNotFound: there is no such name.
             EngineUnavailable: its engine is not in this process's settings.
         """
+        target = self._resolved.get(name)
+        if target is None:
+            target = self._resolved[name] = self._resolve(name)
+        return target
+
+    def _resolve(self, name: str) -> Target:
         version, alias = self.versions.get(name), self.aliases.get(name)
         if version is not None:
             target = Target(name, version.alias, version.id, version.engine)
@@ -77,11 +85,19 @@ class Replica:
     """One server of an engine, as this worker last saw it."""
 
     name: str
-    url: str
     client: EngineClient
+    origin: Origin
     served: frozenset[str] = frozenset()
     healthy: bool = False
     looking: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    _heads: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    def request(self, path: str, request_id: str, body: bytes) -> bytes:
+        """A request as it goes over the wire."""
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self.origin.head(path)
+        return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
 
     def holds(self, model: str) -> bool:
         """Whether a request for the model may go here."""
@@ -108,10 +124,10 @@ class Replica:
 class Routes:
     """The names and the replicas of one worker."""
 
-    def __init__(self, settings: Settings, snapshot: Snapshot, upstream: Upstream) -> None:
+    def __init__(self, settings: Settings, snapshot: Snapshot, session: aiohttp.ClientSession) -> None:
         self.snapshot = snapshot
         self.replicas: dict[str, list[Replica]] = {
-            engine.name: [_replica(engine, upstream)] for engine in settings.engines
+            engine.name: [replica_of(f"{engine.name}-0", engine.base_url, session)] for engine in settings.engines
         }
 
     async def pick(self, target: Target, tried: Collection[str] = ()) -> Replica:
@@ -120,6 +136,9 @@ class Routes:
         Raises:
             EngineUnavailable: there is none, also after asking every replica again.
         """
+        for replica in self.replicas[target.engine]:
+            if replica.holds(target.version) and replica.name not in tried:
+                return replica
         candidates = [replica for replica in self.replicas[target.engine] if replica.name not in tried]
         for again in (False, True):
             for replica in candidates:
@@ -149,5 +168,6 @@ class Routes:
         return any(replica.holds(target.version) for replica in self.replicas[target.engine])
 
 
-def _replica(engine: Engine, upstream: Upstream) -> Replica:
-    return Replica(f"{engine.name}-0", engine.base_url, EngineClient(upstream.session, engine.base_url))
+def replica_of(name: str, url: str, session: aiohttp.ClientSession) -> Replica:
+    """A replica by its base URL."""
+    return Replica(name, EngineClient(session, url), Origin.of(url))

@@ -8,6 +8,7 @@ that cannot start at all ends the gateway; workers whose parent dies drain by th
 
 import asyncio
 import logging
+import math
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -20,7 +21,6 @@ from multiprocessing.queues import SimpleQueue
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
 
 from contract import logs
 from contract.database import open_database
@@ -28,12 +28,10 @@ from contract.errors import OperatorError
 from contract.seed import seed
 from contract.settings import Settings
 from gateway.adapters import check_declared
-from gateway.app import create_app
+from gateway.app import create_app, door
 from gateway.worker import Worker
 
 BACKLOG = 2048
-KEEP_ALIVE = 75
-"""Seconds an idle connection stays: longer than clients keep theirs, so that none is closed under a new request."""
 _KILL_AFTER = 10.0
 """Seconds past the drain timeout after which a worker that does not end is killed."""
 _CANNOT_START = 2
@@ -92,11 +90,12 @@ def run_worker(settings: Settings, listener: socket.socket) -> None:
         OperatorError: it cannot start.
     """
     logs.to_stderr()
-    app = create_app(Worker(settings))
+    worker = Worker(settings)
+    app = create_app(worker)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=door(worker),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -104,10 +103,10 @@ def run_worker(settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, round(settings.gateway.drain_timeout)),
+        # By then the worker has cut what was still open.
+        timeout_graceful_shutdown=math.ceil(settings.gateway.drain_timeout) + 2,
     )
-    server = _Server(config, app)
+    server = _Server(config, worker)
     server.run([listener])
     if not server.started:
         raise OperatorError("the gateway could not start; its log says why")
@@ -124,9 +123,9 @@ def _run_child(settings: Settings, listener: socket.socket, reasons: "SimpleQueu
 class _Server(uvicorn.Server):
     """Tells the worker that it is going away as soon as the signal comes, and ends when its parent has died."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
         super().__init__(config)
-        self._app = app
+        self._worker = worker
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -144,9 +143,7 @@ class _Server(uvicorn.Server):
 
     def _drain(self) -> None:
         self.should_exit = True
-        worker: Worker | None = getattr(self._app.state, "worker", None)
-        if worker is not None:
-            worker.draining = True
+        self._worker.drain()
 
 
 @dataclass

@@ -3,18 +3,25 @@
 
 It differs from the engine's in three things: ``model`` is the name that the client asked for, ``id`` is ours, and what
 only we asked for (running usage, token ids, log-probabilities) is cut out again. Everything else keeps its bytes.
+
+An engine writes ``id`` and ``model`` before any nested value and running usage last, so most answers are cut by two
+searches in their bytes; where one is not written so, it is taken apart and joined again.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.splice import NULL, Members, elements, joined, joined_array, raw
-from gateway.usage import Usage
+import msgspec
+
+from gateway.splice import NULL, Members, elements, joined, joined_array, members, raw
+from gateway.usage import Document, Usage
 
 _OURS = ("prompt_token_ids", "token_ids")
+_USAGE = b',"usage":'
+_any = msgspec.json.Decoder(msgspec.Raw)
 
 
-@dataclass
+@dataclass(slots=True)
 class Shape:
     """How the answer to one request is cut."""
 
@@ -26,20 +33,24 @@ class Shape:
     """Token ids were asked for by us."""
     hide_logprobs: bool = False
     """Log-probabilities were asked for by us and not by the client."""
-    _last: Members | None = None
+    _last: bytes | None = None
     _told_usage: bool = False
 
-    def whole(self, document: Members) -> bytes:
-        """A plain answer."""
-        return joined(self._cut(document))
+    def whole(self, data: bytes, read: Document) -> bytes:
+        """A plain answer: its bytes, and what was read in them."""
+        return self._renamed(data, read) or joined(self._cut(members(data)))
 
-    def chunk(self, document: Members) -> bytes | None:
+    def chunk(self, data: bytes, read: Document) -> bytes | None:
         """One chunk of a stream; None where there is nothing in it for the client."""
-        self._last = document
-        cut = self._cut(document)
-        if not _has_choices(document):
-            self._told_usage = self._told_usage or "usage" in document
-            return joined(cut) if self.include_usage or "usage" not in document else None
+        self._last = data
+        told = read.usage is not msgspec.UNSET
+        if not read.choices:
+            self._told_usage = self._told_usage or told
+            return self.whole(data, read) if self.include_usage or not told else None
+        renamed = self._renamed(data, read)
+        if renamed is not None and (not told or (renamed := _without_usage(renamed)) is not None):
+            return renamed
+        cut = self._cut(members(data))
         cut.pop("usage", None)
         return joined(cut)
 
@@ -56,7 +67,21 @@ class Shape:
             told["prompt_tokens_details"] = {"cached_tokens": usage.cached}
         if usage.reasoning is not None:
             told["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
-        return joined(self._cut({**self._last, "choices": raw([]), "usage": raw(told)}))
+        return joined(self._cut({**members(self._last), "choices": raw([]), "usage": raw(told)}))
+
+    def _renamed(self, data: bytes, read: Document) -> bytes | None:
+        """The answer with the public name, by a search in its bytes; None where it is not written as expected.
+
+        What is found is the outermost ``model``: no object or list begins between the first brace and it, and the
+        comma before it stands outside of any string, as an unescaped quote follows.
+        """
+        if self.hide_tokens or read.id != self.response_id:
+            return None
+        written = b',"model":%b' % msgspec.json.encode(read.model)
+        at = data.find(written)
+        if at < 0 or data.find(b"{", 1, at) >= 0 or data.find(b"[", 0, at) >= 0:
+            return None
+        return b'%b,"model":%b%b' % (data[:at], msgspec.json.encode(self.model), data[at + len(written) :])
 
     def _cut(self, document: Members) -> Members:
         cut = {**document, "id": raw(self.response_id), "model": raw(self.model)}
@@ -71,6 +96,21 @@ class Shape:
         if self.hide_logprobs and "logprobs" in cut:
             cut["logprobs"] = NULL
         return cut
+
+
+def _without_usage(data: bytes) -> bytes | None:
+    """The chunk without its last member, where that is ``usage``; None where it is not.
+
+    What is found ends the outermost object: after the last ``,"usage":`` comes one whole value and the last brace.
+    """
+    at = data.rfind(_USAGE)
+    if at < 0 or not data.endswith(b"}"):
+        return None
+    try:
+        _any.decode(data[at + len(_USAGE) : -1])
+    except msgspec.DecodeError:
+        return None
+    return data[:at] + b"}"
 
 
 def _has_choices(document: Members) -> bool:

@@ -1,31 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to engines: pooled connections, four timeouts, and the time spent waiting.
+"""Requests to engines: pooled HTTP/1.1 connections, four timeouts, and the time spent waiting.
 
     connect      to have a connection to the replica
     first byte   from the request to the first byte of the answer's body
     read         between two pieces of the answer
     total        for the whole answer
 
-Closing an `Answer` before its end closes the connection, and the engine drops the work within its next step.
+An answer that is left before its end takes its connection down, and the engine drops the work within its next step.
 """
 
 import asyncio
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import cast
+from urllib.parse import urlsplit
 
-import aiohttp
+import httptools
 
 from contract.errors import EngineFailed, EngineTimeout, EngineUnavailable
 from contract.settings import GatewaySettings
+from gateway.strand import NEVER, Strand, parked
 
 KEEP_ALIVE = 2.0
 """Seconds an idle connection is kept: less than an engine keeps it, or it would be closed under a new request."""
-_SETTLE_SECONDS = 0.1
+SETTLE_SECONDS = 1.0
+"""For the rest of an answer that has said it is done; then its connection is given up."""
 MAX_ANSWER = 256 * 2**20
 """Bytes of a whole answer; more than any engine here can mean."""
+MAX_HEAD = 2**16
+"""Bytes of an answer's head."""
 
 
 class NoConnection(EngineUnavailable):
@@ -50,6 +56,8 @@ class Timeouts:
 class Stopwatch:
     """What one request has asked of engines."""
 
+    __slots__ = ("_clock", "_since", "reached", "waited_ns")
+
     def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self._clock = clock
         self.waited_ns = 0
@@ -64,68 +72,238 @@ class Stopwatch:
         self.waited_ns += self._clock() - self._since
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a replica listens."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+    """What every path there begins with; without a slash at its end."""
+
+    @classmethod
+    def of(cls, url: str) -> "Origin":
+        """The parts of a base URL."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+    def head(self, path: str) -> bytes:
+        """What a request for ``path`` begins with, up to the value of its id."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (
+            f"POST {self.path}{path} HTTP/1.1\r\nHost: {host}:{self.port}\r\nUser-Agent: millrace\r\n"
+            "Content-Type: application/json\r\nX-Request-Id: "
+        ).encode()
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a replica, and what has come of the answer that is on its way."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.used = False
+        """Whether it has carried an answer to its end before."""
+        self.idle_since = NEVER
+        self.lost = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._strand: Strand | None = None
+        self._on_settled: Callable[[Connection], None] | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.pieces: list[bytes] = []
+        self.complete = False
+        self.broken: str | None = None
+        """Why no more of the answer will come."""
+        self._framed = False
+        self._keep = False
+        self._head_bytes = 0
+
+    def ask(self, request: bytes, strand: Strand) -> None:
+        """Sends a request; the strand is woken whenever something of the answer has come."""
+        self._reset()
+        self._strand = strand
+        self.transport.write(request)
+
+    def settle(self, on_settled: "Callable[[Connection], None]", now: float) -> None:
+        """The answer is all there, or has said that it is: what is left of it nobody waits for."""
+        self._strand = None
+        self.used = True
+        self.idle_since = now
+        if self.complete:
+            on_settled(self)
+        else:
+            self._on_settled = on_settled
+
+    def drop(self) -> None:
+        """Takes the connection down, and with it whatever the engine still does for it."""
+        self._strand = None
+        self.transport.abort()
+
+    # --- what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._strand is None and self._on_settled is None:
+            self.transport.abort()  # nobody has asked for anything
+            return
+        try:
+            if self.status == 0:
+                self._head_bytes += len(data)
+            self._parser.feed_data(data)
+            if self.status == 0 and self._head_bytes > MAX_HEAD:
+                self._break(f"its answer's head is longer than {MAX_HEAD} bytes")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._break(_told(error))
+        if self._strand is not None:
+            self._strand.wake()
+        elif self.complete and self._on_settled is not None:
+            settled, self._on_settled = self._on_settled, None
+            settled(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if self.status and not self._framed and exc is None:
+            self.complete = True  # without a length, the end of the connection is the end of the answer
+        elif not self.complete:
+            self.broken = self.broken or (_told(exc) if exc is not None else "the connection was closed")
+        if self._strand is not None:
+            self._strand.wake()
+
+    # --- what the parser calls
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200:  # below, the answer itself is still to come
+            self.status = status
+
+    def on_body(self, body: bytes) -> None:
+        self.pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self.complete = True
+            self._keep = self._parser.should_keep_alive()
+
+    def reusable(self) -> bool:
+        """Whether another request may go this way."""
+        return self.complete and self._framed and self._keep and not self.transport.is_closing()
+
+    def _break(self, why: str) -> None:
+        self.broken = why
+        self.transport.abort()
+
+
 class Answer:
-    """An engine's answer whose body is still to be read."""
+    """An engine's answer that is on its way to one strand."""
+
+    __slots__ = ("_connection", "_end_by", "_first_by", "_loop", "_pool", "_strand", "_timeouts", "_watch")
 
     def __init__(
-        self, response: aiohttp.ClientResponse, timeouts: Timeouts, first_by: float, end_by: float, watch: Stopwatch
+        self, pool: "Upstream", connection: Connection, strand: Strand, first_by: float, end_by: float, watch: Stopwatch
     ) -> None:
-        self.status = response.status
-        self.content_type = response.content_type
-        self._response = response
-        self._timeouts = timeouts
+        self._pool = pool
+        self._connection = connection
+        self._strand = strand
         self._first_by: float | None = first_by
         self._end_by = end_by
         self._watch = watch
 
-    async def piece(self) -> bytes:
-        """The next piece of the body; empty at its end.
+    @property
+    def status(self) -> int:
+        """The status of its head."""
+        return self._connection.status
+
+    async def pieces(self) -> list[bytes]:
+        """What has come of the body since the last call; an empty list is its end.
 
         Raises:
             EngineTimeout: it did not come in time.
             EngineFailed: the connection broke.
         """
-        loop = asyncio.get_running_loop()
-        wanted_by = loop.time() + self._timeouts.read if self._first_by is None else self._first_by
-        deadline = min(wanted_by, self._end_by)
-        try:
-            with self._watch:
-                async with asyncio.timeout_at(deadline):
-                    found = await self._response.content.readany()
-        except TimeoutError:
-            raise self._too_late(deadline) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise EngineFailed(f"the engine's answer broke off: {_told(error)}") from error
+        connection = self._connection
+        while not connection.pieces:
+            if connection.complete:
+                return []
+            await self._more()
+        found, connection.pieces = connection.pieces, []
         self._first_by = None
         return found
-
-    async def settle(self) -> None:
-        """Reads the end of a body that has said it is done, so that its connection can be used again."""
-        with suppress(TimeoutError, aiohttp.ClientError, OSError):
-            async with asyncio.timeout(_SETTLE_SECONDS):
-                while await self._response.content.readany():
-                    pass
 
     async def body(self) -> bytes:
         """The whole body.
 
         Raises:
-            EngineTimeout, EngineFailed: as `piece`; also where it is longer than `MAX_ANSWER`.
+            EngineTimeout, EngineFailed: as `pieces`; also where it is longer than `MAX_ANSWER`.
         """
-        pieces, size = [], 0
-        while piece := await self.piece():
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_ANSWER:
-                raise EngineFailed(f"the engine's answer is longer than {MAX_ANSWER} bytes")
-        return b"".join(pieces)
+        connection, seen = self._connection, 0
+        while not connection.complete:
+            if len(connection.pieces) != seen:
+                seen, self._first_by = len(connection.pieces), None
+                if sum(map(len, connection.pieces)) > MAX_ANSWER:
+                    raise EngineFailed(f"the engine's answer is longer than {MAX_ANSWER} bytes")
+            await self._more()
+        pieces, connection.pieces = connection.pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _too_late(self, deadline: float) -> EngineTimeout:
-        if deadline == self._end_by:
-            return _timeout("total", self._timeouts.total, "the whole answer")
+    async def head(self) -> None:
+        """Returns once the answer has begun.
+
+        Raises:
+            EngineTimeout: it did not begin in time.
+            NoConnection: the connection broke first.
+        """
+        while not self._connection.status:
+            if self._connection.broken is not None:
+                raise NoConnection(f"the engine gave no answer: {self._connection.broken}", retry_after=1.0)
+            await self._more()
+
+    def hold(self) -> None:
+        """Takes nothing more from the engine for now."""
+        if not self._connection.lost:
+            self._connection.transport.pause_reading()
+
+    def go_on(self) -> None:
+        """After `hold`."""
+        if not self._connection.lost:
+            self._connection.transport.resume_reading()
+
+    def done(self) -> None:
+        """The answer has been used to its end: its connection may serve again."""
+        self._pool.settle(self._connection)
+
+    def abort(self) -> None:
+        """Nobody wants the rest."""
+        self._connection.drop()
+
+    async def _more(self) -> None:
+        """Waits for news of the answer, as long as it may take."""
+        connection, strand = self._connection, self._strand
+        if connection.broken is not None and connection.status:
+            raise EngineFailed(f"the engine's answer broke off: {connection.broken}")
+        wanted_by = self._pool.now() + self._pool.timeouts.read if self._first_by is None else self._first_by
+        strand.deadline = min(wanted_by, self._end_by)
+        strand.late = self._too_late
+        with self._watch:
+            await parked()
+        strand.deadline = NEVER
+
+    def _too_late(self) -> EngineTimeout:
+        timeouts = self._pool.timeouts
+        if self._pool.now() >= self._end_by:
+            return _timeout("total", timeouts.total, "the whole answer")
         if self._first_by is not None:
-            return _timeout("first_byte", self._timeouts.first_byte, "the first byte of its answer")
-        return _timeout("read", self._timeouts.read, "the next piece of its answer")
+            return _timeout("first_byte", timeouts.first_byte, "the first byte of its answer")
+        return _timeout("read", timeouts.read, "the next piece of its answer")
 
 
 class Upstream:
@@ -133,64 +311,106 @@ class Upstream:
 
     def __init__(self, timeouts: Timeouts) -> None:
         """Call it inside the running loop."""
-        self._timeouts = timeouts
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
-            headers={"Accept-Encoding": "identity", "User-Agent": "millrace"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[_noting_the_start()],
-        )
+        self.timeouts = timeouts
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self._idle: dict[Origin, deque[Connection]] = {}
+        self._all: dict[Connection, Origin] = {}
+        self._tls: ssl.SSLContext | None = None
 
-    async def close(self) -> None:
-        """Closes every connection."""
-        await self.session.close()
+    async def post(self, origin: Origin, request: bytes, strand: Strand, watch: Stopwatch) -> Answer:
+        """Sends a request that is ready for the wire; the answer as soon as its head is there.
 
-    @asynccontextmanager
-    async def post(self, url: str, body: bytes, request_id: str, watch: Stopwatch) -> AsyncIterator[Answer]:
-        """Sends a JSON body; the answer as soon as its head is there. Leaving the block early aborts the work.
+        A connection that served before may be closed by the engine just as it is used again: then another one is taken.
 
         Raises:
             NoConnection: the replica was not reached, or closed before its answer began.
             EngineTimeout: the connection or the answer's head did not come in time.
         """
-        now = asyncio.get_running_loop().time()
-        first_by, end_by = now + self._timeouts.first_byte, now + self._timeouts.total
-        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
-        with watch:
-            response = await self._head(url, body, headers, min(first_by, end_by), watch)
-        try:
-            yield Answer(response, self._timeouts, first_by, end_by, watch)
-        finally:
-            # A response read to its end has given its connection back already; one cut short takes it down.
-            response.close()
+        now = self.now()
+        first_by, end_by = now + self.timeouts.first_byte, now + self.timeouts.total
+        while True:
+            connection = self._take(origin) or await self._connect(origin, strand, watch)
+            connection.ask(request, strand)
+            watch.reached = True
+            answer = Answer(self, connection, strand, first_by, end_by, watch)
+            try:
+                await answer.head()
+                return answer
+            except NoConnection:
+                if not connection.used:
+                    raise
+            except BaseException:
+                connection.drop()
+                raise
 
-    async def _head(
-        self, url: str, body: bytes, headers: dict[str, str], deadline: float, watch: Stopwatch
-    ) -> aiohttp.ClientResponse:
+    def settle(self, connection: Connection) -> None:
+        """Takes a connection back whose answer nobody waits for any more."""
+        connection.settle(self._keep, self.now())
+
+    def sweep(self) -> None:
+        """Closes connections that were idle for too long, or whose answer did not end after all."""
+        now = self.now()
+        for connection in list(self._all):
+            if connection.lost:
+                del self._all[connection]
+            elif now - connection.idle_since > KEEP_ALIVE:
+                connection.drop()
+        for origin, idle in self._idle.items():
+            self._idle[origin] = deque(each for each in idle if not each.transport.is_closing())
+
+    def close(self) -> None:
+        """Closes every connection."""
+        for connection in self._all:
+            connection.drop()
+        self._all.clear()
+        self._idle.clear()
+
+    def _keep(self, connection: Connection) -> None:
+        origin = self._all.get(connection)
+        if origin is not None and connection.reusable():
+            connection.idle_since = self.now()
+            self._idle.setdefault(origin, deque()).append(connection)
+        else:
+            connection.drop()
+
+    def _take(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            connection.idle_since = NEVER
+            if not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def _connect(self, origin: Origin, strand: Strand, watch: Stopwatch) -> Connection:
+        # A task of its own: it outlives the strand where the client goes, and closes what it opened.
+        task = self._loop.create_task(self._open(origin))
+        strand.deadline = self.now() + self.timeouts.connect
+        strand.late = self._no_connection_in_time
         try:
-            async with asyncio.timeout_at(deadline):
-                return await self.session.post(
-                    url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=watch
-                )
-        except aiohttp.ConnectionTimeoutError:
-            raise _timeout("connect", self._timeouts.connect, "a connection") from None
-        except TimeoutError:
-            if self._timeouts.total <= self._timeouts.first_byte:
-                raise _timeout("total", self._timeouts.total, "the whole answer") from None
-            raise _timeout("first_byte", self._timeouts.first_byte, "the first byte of its answer") from None
-        except aiohttp.ClientError as error:
+            with watch:
+                connection = await task
+        except OSError as error:
             raise NoConnection(f"the engine cannot be reached: {_told(error)}", retry_after=1.0) from error
+        except BaseException:
+            task.cancel()
+            raise
+        finally:
+            strand.deadline = NEVER
+        self._all[connection] = origin
+        return connection
 
+    async def _open(self, origin: Origin) -> Connection:
+        if origin.tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        _, connection = await self._loop.create_connection(
+            Connection, origin.host, origin.port, ssl=self._tls if origin.tls else None
+        )
+        return connection
 
-def _noting_the_start() -> aiohttp.TraceConfig:
-    async def note(_session: object, context: SimpleNamespace, _sent: object) -> None:
-        if context.trace_request_ctx is not None:  # else it is no request of a client's
-            context.trace_request_ctx.reached = True
-
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_headers_sent.append(note)
-    return tracing
+    def _no_connection_in_time(self) -> EngineTimeout:
+        return _timeout("connect", self.timeouts.connect, "a connection")
 
 
 def _timeout(which: str, seconds: float, what: str) -> EngineTimeout:

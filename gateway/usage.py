@@ -12,13 +12,12 @@ Engines report usage in a stream in three ways, and all are understood:
   alone, so with n > 1 the choices' last counts are added up.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from contract.records import UsageSource
-from gateway.splice import Members
 
 BYTES_PER_TOKEN = 4
 """For estimates: a usual English token."""
@@ -77,34 +76,56 @@ class _Delta(msgspec.Struct):
     tool_calls: list[_ToolCall] | None = None
 
 
+_ABSENT = msgspec.Raw()
+
+
 class _Choice(msgspec.Struct):
     index: int = 0
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
     token_ids: list[int] | None = None
     delta: _Delta | None = None
-    message: dict[str, Any] | None = None
+    message: msgspec.Raw = _ABSENT
 
 
-_usage_decoder = msgspec.json.Decoder(_Reported | None)
-_choices_decoder = msgspec.json.Decoder(list[_Choice])
-_ids_decoder = msgspec.json.Decoder(list[int] | None)
+class _Said(msgspec.Struct):
+    content: Any = None
 
 
-@dataclass
-class _Answer:
+class Document(msgspec.Struct):
+    """A whole answer, or one chunk of a stream, as far as anything here depends on it."""
+
+    id: str = ""
+    model: str = ""
+    choices: list[_Choice] | msgspec.UnsetType = msgspec.UNSET
+    usage: _Reported | msgspec.UnsetType | None = msgspec.UNSET
+    prompt_token_ids: list[int] | None = None
+    error: msgspec.Raw = _ABSENT
+
+
+_document = msgspec.json.Decoder(Document)
+
+
+class _Answer(msgspec.Struct):
     """One choice as it has come so far."""
 
-    texts: dict[str, list[str]] = field(default_factory=dict)
-    tools: dict[int, dict[str, Any]] = field(default_factory=dict)
-    message: dict[str, Any] | None = None
+    texts: dict[str, list[str]] = {}
+    tools: dict[int, dict[str, Any]] = {}
+    message: msgspec.Raw = _ABSENT
     finish_reason: str | None = None
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    token_ids: list[int] = []
+    logprobs: list[float] = []
     pieces: int = 0
 
-    def as_message(self) -> dict[str, Any]:
-        if self.message is not None:
+    def estimate(self) -> int:
+        """Tokens, by what there is: the pieces of a stream, the length of a whole answer."""
+        if self.message is _ABSENT:
+            return self.pieces
+        said = msgspec.json.decode(self.message, type=_Said).content
+        return len(said.encode()) // BYTES_PER_TOKEN if isinstance(said, str) else 0
+
+    def as_message(self) -> msgspec.Raw | dict[str, Any]:
+        if self.message is not _ABSENT:
             return self.message
         said = {name: "".join(parts) for name, parts in self.texts.items()}
         message: dict[str, Any] = {"role": "assistant", "content": said.pop("content", None), **said}
@@ -117,7 +138,7 @@ class Meter:
     """Everything the record needs to know of one answer, streamed or whole."""
 
     def __init__(self, *, payload: bool = True) -> None:
-        """With ``payload`` off no text is held, only counts."""
+        """With ``payload`` off the text of a stream is not held, only counted."""
         self._payload = payload
         self._answers: dict[int, _Answer] = {}
         self._total: _Reported | None = None
@@ -125,19 +146,20 @@ class Meter:
         self._reports = 0
         self.prompt_token_ids: list[int] | None = None
 
-    def read(self, document: Members) -> None:
+    def read(self, data: bytes) -> Document:
         """Takes note of one chunk of a stream, or of a whole answer.
 
         Raises:
-            msgspec.ValidationError: it has not the shape of either.
+            msgspec.DecodeError: it is no JSON, or has not the shape of either.
         """
-        choices = _choices_decoder.decode(document["choices"]) if "choices" in document else []
+        document = _document.decode(data)
+        choices = document.choices or []
         for choice in choices:
             self._read_choice(choice)
-        if "usage" in document:
-            self._read_usage(_usage_decoder.decode(document["usage"]), choices)
-        if "prompt_token_ids" in document:
-            self.prompt_token_ids = _ids_decoder.decode(document["prompt_token_ids"]) or self.prompt_token_ids
+        if document.usage:
+            self._read_usage(document.usage, choices)
+        self.prompt_token_ids = document.prompt_token_ids or self.prompt_token_ids
+        return document
 
     def usage(self, prompt_bytes: int) -> Usage:
         """Tokens so far: reported, else counted, else estimated from ``prompt_bytes`` and the pieces received."""
@@ -147,7 +169,7 @@ class Meter:
         ids = sum(len(answer.token_ids) for answer in self._answers.values())
         if self.prompt_token_ids is not None:
             return Usage(len(self.prompt_token_ids), ids, None, None, "counted")
-        pieces = ids or sum(answer.pieces for answer in self._answers.values())
+        pieces = ids or sum(answer.estimate() for answer in self._answers.values())
         return Usage(-(-prompt_bytes // BYTES_PER_TOKEN), pieces, None, None, "estimated")
 
     @property
@@ -156,12 +178,14 @@ class Meter:
         return bool(self._answers) or self._reports > 0
 
     @property
-    def choices(self) -> list[dict[str, Any]]:
-        """``[{index, message, finish_reason}]`` as far as they have come."""
-        return [
-            {"index": index, "message": answer.as_message(), "finish_reason": answer.finish_reason}
-            for index, answer in sorted(self._answers.items())
-        ]
+    def choices(self) -> str:
+        """``[{index, message, finish_reason}]`` as far as they have come, as JSON."""
+        return msgspec.json.encode(
+            [
+                {"index": index, "message": answer.as_message(), "finish_reason": answer.finish_reason}
+                for index, answer in sorted(self._answers.items())
+            ]
+        ).decode()
 
     @property
     def finish_reasons(self) -> list[str]:
@@ -184,9 +208,8 @@ class Meter:
         answer.token_ids += choice.token_ids or ()
         if choice.logprobs is not None and choice.logprobs.content:
             answer.logprobs += [token.logprob for token in choice.logprobs.content]
-        if choice.message is not None:
-            answer.pieces += len(str(choice.message.get("content") or "").encode()) // BYTES_PER_TOKEN
-            answer.message = choice.message if self._payload else {}
+        if choice.message is not _ABSENT:
+            answer.message = choice.message
         if choice.delta is not None:
             self._read_delta(answer, choice.delta)
 
@@ -203,11 +226,11 @@ class Meter:
         for call in delta.tool_calls or ():
             _add_to_call(answer.tools, call)
 
-    def _read_usage(self, reported: _Reported | None, choices: list[_Choice]) -> None:
-        if reported is None or not _possible(reported):
+    def _read_usage(self, reported: _Reported, choices: list[_Choice]) -> None:
+        if not _possible(reported):
             return
         self._reports += 1
-        if not choices or (choices[0].message is not None):
+        if not choices or choices[0].message is not _ABSENT:
             self._total = reported
             return
         for choice in choices:

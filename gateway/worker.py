@@ -6,8 +6,10 @@ import hmac
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
+import aiohttp
 import sqlalchemy as sa
 
 from contract.changes import POLL_SECONDS, Change, Follower
@@ -17,20 +19,27 @@ from contract.prices import PriceBook, read_book
 from contract.records import Invocation
 from contract.seed import seed
 from contract.settings import Settings
+from gateway.door import Door
 from gateway.keys import KeyRing, read_ring
 from gateway.limits import Limits
 from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, WAITING, Metrics, Readings
 from gateway.rollout import Reconciler
 from gateway.routes import Routes, Snapshot, read_snapshot
+from gateway.strand import Sweep
 from gateway.upstream import Timeouts, Upstream
 from logger.spool import Spool, claim_producer, without_payload
 
+SWEEP_SECONDS = 0.5
 FEED_STALE_SECONDS = 5.0
 """A worker that has not seen the changes feed for so long may honour revoked keys, and says that it is not ready."""
 SAVE_SECONDS = 1.0
 MAX_WAITING = 1024
 """Ends of requests that wait for the spool; more than can be in flight while new work is refused."""
 _log = logging.getLogger(__name__)
+
+
+class Leaving(Overloaded):
+    """The time that was given to open answers is over."""
 
 
 class Worker:
@@ -61,7 +70,14 @@ class Worker:
         self.routes: Routes
         self.limits: Limits
         self.upstream: Upstream
-        self.draining = False
+        self.sweep = Sweep()
+        self.doors: set[Door] = set()
+        self.date: tuple[object, bytes] = (None, b"")
+        """The headers that change every second, and how they are written."""
+        self.clock = time.perf_counter_ns
+        self.now: Callable[[], float] = time.monotonic
+        self._salts: dict[str, str] = {}
+        self._drain_by: float | None = None
         self._fed_at = time.monotonic()
         self._waiting: list[tuple[Invocation, str]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,18 +85,22 @@ class Worker:
     async def start(self) -> None:
         """Reads the state, then follows it and the replicas."""
         self.limits = Limits(self.settings.gateway.max_concurrent)
+        self.now = asyncio.get_running_loop().time
         self.upstream = Upstream(Timeouts.of(self.settings.gateway))
+        self.session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         self.keys, self.prices, snapshot = await asyncio.to_thread(self._read_all)
-        self.routes = Routes(self.settings, snapshot, self.upstream)
+        self.routes = Routes(self.settings, snapshot, self.session)
         self._declare_gauges()
         reconciler = Reconciler(
-            self.settings, self.database, self.upstream.session, self.spool, f"{self.producer.name}.{os.getpid()}",
+            self.settings, self.database, self.session, self.spool, f"{self.producer.name}.{os.getpid()}",
             self.metrics,
         )  # fmt: skip
         loops = {
             "follow": self._follow(),
             "watch": self.routes.watch(),
             "save": self._save_metrics(),
+            "sweep": self.sweep.run(),
+            "connections": self._sweep_connections(),
             "reconcile": reconciler.run(),
         }
         for name, loop in loops.items():
@@ -90,14 +110,16 @@ class Worker:
 
     async def close(self) -> None:
         """Ends every task, then the spool and the connections, once no request is left."""
-        self.draining = True
+        self.drain()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.gateway.drain_timeout):
+            async with asyncio.timeout_at(self._drain_by):
                 await self.limits.idle()
+        self.cut()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.upstream.close()
+        self.upstream.close()
+        await self.session.close()
         self._write_waiting()
         if self._waiting:
             _log.error("the ends of %d requests are not in the log", len(self._waiting))
@@ -106,6 +128,21 @@ class Worker:
         self.spool.close()
         self.producer.release()
         self.database.dispose()
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is going away."""
+        return self._drain_by is not None
+
+    def drain(self) -> None:
+        """From now on nothing new is taken; what is open has ``gateway.drain_timeout`` to finish."""
+        if self._drain_by is None:
+            self._drain_by = self.now() + self.settings.gateway.drain_timeout
+
+    def cut(self) -> None:
+        """Ends whatever is still being answered, each with a word."""
+        for strand in list(self.sweep.strands):
+            strand.throw(Leaving("the server is shutting down", code="shutting_down", retry_after=1.0))
 
     def accept(self) -> None:
         """Raises where no new work can be taken.
@@ -140,7 +177,11 @@ class Worker:
 
     def cache_salt(self, project: str) -> str:
         """Keeps the engine's prefix cache of one project apart from every other's."""
-        return hmac.digest(self.secret, f"cache\0{project}".encode(), "sha256").hex()
+        salt = self._salts.get(project)
+        if salt is None:
+            salt = hmac.digest(self.secret, f"cache\0{project}".encode(), "sha256").hex()
+            self._salts[project] = salt
+        return salt
 
     def write_end(self, record: Invocation, label: str) -> bool:
         """Writes down and counts the end of a request; False where it waits for a spool that takes it.
@@ -185,6 +226,16 @@ class Worker:
                 self._fed_at = time.monotonic()
             except sa.exc.SQLAlchemyError:
                 _log.exception("the control database could not be read; the last known state is used")
+
+    async def _sweep_connections(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = self.now()
+            for door in [door for door in self.doors if door.deadline <= now]:
+                door.expire()
+            self.upstream.sweep()
+            if self._drain_by is not None and self._drain_by <= now:
+                self.cut()
 
     async def _save_metrics(self) -> None:
         while True:

@@ -17,7 +17,7 @@ from contract.database import open_database, projects
 from contract.records import AnyRecord, Decision, Feedback, Invocation, decode
 from contract.seed import DEFAULT_PROJECT, seed
 from contract.settings import Settings, parse_settings
-from gateway.app import create_app
+from gateway.app import create_app, door
 from gateway.keys import create_key
 from gateway.server import bind
 from gateway.worker import Worker
@@ -121,15 +121,15 @@ def broken_disk(spool: Spool) -> Iterator[None]:
 async def house(engine: FakeEngine, configured: Settings) -> AsyncIterator[House]:
     """Runs a gateway in this process, on a port of its own."""
     secret = make_key(configured)
-    app = create_app(Worker(configured))
+    worker = Worker(configured)
+    app = create_app(worker)
     listener = bind(configured)
-    config = uvicorn.Config(app, log_config=None, ws="none", http="httptools", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, log_config=None, ws="none", http=door(worker), timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     running = asyncio.create_task(server._serve([listener]))
     await until(lambda: server.started or running.done())
     if running.done():
         running.result()
-    worker: Worker = app.state.worker
     await until(worker.routes.ready)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:

@@ -157,7 +157,7 @@ async def test_ready_says_why_not(http: httpx2.AsyncClient, home: House) -> None
     assert (response.status_code, response.json()) == (200, {"ready": True, "reasons": []})
     await home.engine.stop()
     await until(lambda: home.worker.unready())
-    home.worker.draining = True
+    home.worker.drain()
     response = await http.get("/ready")
     document = response.json()
     assert (response.status_code, document["ready"]) == (503, False)

@@ -12,13 +12,11 @@ import openai
 import psutil
 import pytest
 from openai.types.chat import ChatCompletionChunk
-from starlette.types import Message
 
 from contract.prices import add, latest
 from contract.records import Invocation, Status
-from gateway.client import Reply
-from gateway.engines import EngineClient
-from gateway.routes import Replica
+from gateway.routes import replica_of
+from gateway.upstream import Origin
 from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error
 from tests.gateway.house import ASK, House, house, settings, until
 
@@ -383,8 +381,8 @@ async def test_a_full_spool_refuses_before_any_upstream_byte(engine: FakeEngine,
 async def test_another_replica_is_asked_while_no_byte_has_gone_out(home: House) -> None:
     second = FakeEngine()
     await second.start()
-    upstream, replicas = home.worker.upstream, home.worker.routes.replicas["small"]
-    replicas.append(Replica("small-1", second.url, EngineClient(upstream.session, second.url)))
+    replicas = home.worker.routes.replicas["small"]
+    replicas.append(replica_of("small-1", second.url, home.worker.session))
     await replicas[1].look()
 
     async def broken(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
@@ -478,7 +476,7 @@ async def test_a_hang_up_before_the_engine_was_reached_costs_nothing(home: House
     with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, socket.create_connection(deaf.getsockname()):
         # Its queue is full now: the gateway's connection waits.
         address = deaf.getsockname()
-        home.worker.routes.replicas["small"][0].url = f"http://127.0.0.1:{address[1]}"
+        home.worker.routes.replicas["small"][0].origin = Origin("127.0.0.1", address[1], False, "")
         waiting = asyncio.create_task(ask(home))
         await until(
             lambda: any(
@@ -491,15 +489,3 @@ async def test_a_hang_up_before_the_engine_was_reached_costs_nothing(home: House
     record = home.final()
     assert (record.status, record.attempts) == ("aborted", 1)
     assert (record.prompt_tokens, record.usage_source, record.cost) == (None, None, None)
-
-
-async def test_headers_that_cannot_be_sent_leave_the_reply_unstarted() -> None:
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    reply = Reply(send, timeout=60)
-    with pytest.raises(UnicodeEncodeError):
-        await reply.start(200, [("x-millrace-model-version", "日本")])
-    assert (reply.started, sent) == (False, [])

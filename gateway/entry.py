@@ -11,7 +11,8 @@ from contract.records import Invocation, Status
 from contract.settings import PayloadPolicy
 from gateway.fields import ChatRequest
 from gateway.keys import Key
-from gateway.routes import Replica, Target
+from gateway.replicas import Replica
+from gateway.routes import Target
 from gateway.upstream import Stopwatch
 from gateway.usage import Meter, Usage
 from logger.spool import Spool
@@ -154,7 +155,8 @@ class Entry:
             self._add_cost(record, usage, prices)
 
     def _add_cost(self, record: Invocation, usage: Usage, prices: PriceBook) -> None:
-        price = prices.at(record.alias, record.time)
+        assert self.target is not None, "only a request that was routed has used anything"
+        price = prices.at(self.target.priced, record.time)
         record.price_version = price.id
         # Where the engine does not tell how much was cached, every prompt token is billed as fresh.
         cost = price.cost(usage.prompt, usage.cached or 0, usage.completion)

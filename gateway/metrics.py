@@ -71,13 +71,14 @@ OVERHEAD = Histogram("overhead_seconds", "Duration less the wait for the engine"
 FIRST_TOKEN = Histogram("time_to_first_token_seconds", "Arrival to first byte of a stream", ("model",))
 SWAP = Histogram("adapter_swap_seconds", "Start of loading to the alias pointing at the new version", ("model",))
 IN_FLIGHT = Gauge("inflight_requests", "Requests being answered")
+QUEUED = Gauge("queued_requests", "Requests that wait for a place of their model", ("model",))
 WAITING = Gauge("ends_waiting", "Ends of requests that wait until the spool takes them")
 ADAPTER = Gauge("adapter_info", "What answers under a public model name", ("name", "version"), shared=True)
 HEALTHY = Gauge("replica_healthy", "Whether an engine replica answers", ("replica",), shared=True)
 
 COUNTERS = (REQUESTS, ENDED, TOKENS, COST, DROPPED)
 HISTOGRAMS = (DURATION, OVERHEAD, FIRST_TOKEN, SWAP)
-GAUGES = (IN_FLIGHT, WAITING, ADAPTER, HEALTHY)
+GAUGES = (IN_FLIGHT, QUEUED, WAITING, ADAPTER, HEALTHY)
 
 Labels = tuple[str, ...]
 Readings = dict[Labels, float]
@@ -124,7 +125,9 @@ class Metrics:
         self._folder = folder
         self._path = folder / f"{slot}{SUFFIX}"
         self._clock = clock
-        self._counts = Counts()
+        self._counts = Counts(
+            {counter.name: {} for counter in COUNTERS}, {histogram.name: {} for histogram in HISTOGRAMS}
+        )
         self._gauges: dict[str, Callable[[], Readings]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -135,12 +138,12 @@ class Metrics:
 
     def count(self, counter: Counter, labels: Labels, amount: float = 1) -> None:
         """Adds to a counter."""
-        series = self._counts.counters.setdefault(counter.name, {})
+        series = self._counts.counters[counter.name]
         series[labels] = series.get(labels, 0) + amount
 
     def observe(self, histogram: Histogram, labels: Labels, value: float) -> None:
         """Adds one value to a histogram."""
-        series = self._counts.histograms.setdefault(histogram.name, {})
+        series = self._counts.histograms[histogram.name]
         values = series.get(labels)
         if values is None:
             values = series[labels] = [0.0] * (len(histogram.buckets) + 2)
@@ -151,15 +154,14 @@ class Metrics:
         """Counts an invocation that has ended; ``model`` is its label."""
         self.count(ENDED, (model, record.status.value))
         self.observe(OVERHEAD, (record.endpoint, model), (record.overhead_ns or 0) / NANO)
-        kinds = {
-            "prompt": record.prompt_tokens,
-            "cached": record.cached_tokens,
-            "completion": record.completion_tokens,
-            "reasoning": record.reasoning_tokens,
-        }
-        for kind, tokens in kinds.items():
-            if tokens:
-                self.count(TOKENS, (model, kind), tokens)
+        if record.prompt_tokens:
+            self.count(TOKENS, (model, "prompt"), record.prompt_tokens)
+        if record.cached_tokens:
+            self.count(TOKENS, (model, "cached"), record.cached_tokens)
+        if record.completion_tokens:
+            self.count(TOKENS, (model, "completion"), record.completion_tokens)
+        if record.reasoning_tokens:
+            self.count(TOKENS, (model, "reasoning"), record.reasoning_tokens)
         if record.cost:
             self.count(COST, (model,), record.cost / NANO)
 

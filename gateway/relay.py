@@ -12,6 +12,7 @@ import msgspec
 
 from contract.errors import (
     EngineFailed,
+    EngineTimeout,
     EngineUnavailable,
     InternalError,
     MillraceError,
@@ -28,14 +29,17 @@ from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, ChatRequest, parse_body, parse_chat
 from gateway.metrics import FIRST_TOKEN
 from gateway.quick import usual_chat
-from gateway.routes import Replica, Target
+from gateway.replicas import Replica
+from gateway.routes import Target
 from gateway.shape import Shape
 from gateway.sse import DONE, Splitter, data_of, event_of
-from gateway.upstream import Answer
+from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
 from gateway.worker import Leaving, Worker
 
 ENDPOINT = "/v1/chat/completions"
+PREFIX_BYTES = 1024
+"""Of the messages: as much as makes a replica's prefix cache worth asking."""
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +95,16 @@ class Exchange:
             entry.request = request = self._understood(await turn.body())
             entry.target = target = worker.routes.snapshot.resolve(request.model)
             turn.model = target.alias
-            await self._answer(request, target)
+            gate = worker.limits.gates.get(target.alias)
+            if gate is None:
+                await self._answer(request, target)
+            else:
+                assert turn.strand is not None
+                await gate.enter(turn.strand)
+                try:
+                    await self._answer(request, target)
+                finally:
+                    gate.leave()
             await turn.drained()
         finally:
             reservation.settle()
@@ -107,26 +120,52 @@ class Exchange:
         return parse_chat(document, settings)
 
     async def _answer(self, request: ChatRequest, target: Target) -> None:
-        """Up to two attempts, the second only while no byte has gone out."""
+        """By the model that was asked for, or, before a byte has gone out, by one of its fallbacks."""
         routes = self._worker.routes
-        tried: list[str] = []
-        for last in (False, True):
-            replica = await routes.pick(target, tried)
+        routes.retries.earn()
+        fallbacks = list(routes.fallbacks(target))
+        while True:
+            try:
+                await self._by_a_replica(request, target)
+                return
+            except (EngineUnavailable, EngineFailed, EngineTimeout):
+                if self._turn.started or not fallbacks or not routes.retries.spend():
+                    raise
+            target = self._entry.target = fallbacks.pop(0)
+
+    async def _by_a_replica(self, request: ChatRequest, target: Target) -> None:
+        """By one replica, or, before a byte has gone out, by another."""
+        routes, lost = self._worker.routes, False
+        tried: list[Replica] = []
+        while True:
+            replica = await routes.pick(target, tried, self._prefix)
             try:
                 await self._attempt(request, target, replica)
+                replica.answered()
                 return
             except LostModel:
                 # The replica restarted, or the alias moved on and the old version is gone: what is true now?
-                if last or self._turn.started:
+                if lost or self._turn.started:
                     raise
+                lost = True
                 replica.served -= {target.version}
                 await self._worker.refresh_names()
-                target = self._entry.target = routes.snapshot.resolve(request.model)
-            except (EngineUnavailable, EngineFailed) as error:
-                replica.saw(error)
-                tried.append(replica.name)
-                if last or self._turn.started or len(tried) == len(routes.replicas[target.engine]):
+                target = self._entry.target = routes.again(target)
+            except (EngineUnavailable, EngineFailed, EngineTimeout) as error:
+                routes.failed(replica, error)
+                tried.append(replica)
+                too_late = isinstance(error, EngineTimeout) and error.code != CONNECT_TIMEOUT
+                if self._turn.started or too_late or not routes.others(target, tried) or not routes.retries.spend():
                     raise
+            except MillraceError:
+                replica.answered()
+                raise
+
+    def _prefix(self) -> bytes:
+        """What requests with the same beginning have in common; of another project nothing is cached for this one."""
+        entry = self._entry
+        assert entry.request is not None
+        return entry.key.project.encode() + entry.request.messages[:PREFIX_BYTES]
 
     async def _attempt(self, request: ChatRequest, target: Target, replica: Replica) -> None:
         worker, entry, tokens = self._worker, self._entry, self._worker.settings.log.policy.tokens
@@ -150,6 +189,7 @@ class Exchange:
         answer = await worker.upstream.post(
             replica.origin, replica.request(ENDPOINT, entry.invocation, body), self._turn.strand, entry.watch
         )
+        replica.outstanding += 1
         try:
             if answer.status != 200:
                 raise complaint(answer.status, await answer.body(), target)
@@ -157,12 +197,15 @@ class Exchange:
                 await self._stream(answer, shape)
             else:
                 self._plain(await answer.body(), shape)
-        except LostModel:
-            answer.done()
+        except MillraceError:
+            # An engine's complaint has been read to its end, and its connection can serve again.
+            answer.done_or_abort()
             raise
         except BaseException:
             answer.abort()
             raise
+        finally:
+            replica.outstanding -= 1
         answer.done()
 
     # --- the way back

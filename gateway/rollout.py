@@ -66,7 +66,9 @@ class Reconciler:
         """``holder`` names this process in the lease."""
         self._settings = settings
         self._database = database
-        self._replicas = {engine.name: [EngineClient(session, engine.base_url)] for engine in settings.engines}
+        self._replicas = {
+            engine.name: [EngineClient(session, url) for url in engine.base_urls] for engine in settings.engines
+        }
         self._spool = spool
         self._holder = holder
         self._metrics = metrics

@@ -6,8 +6,9 @@ hold is seen from their own list of models, asked about once a second and again 
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 import sqlalchemy as sa
@@ -16,8 +17,7 @@ from contract import registry
 from contract.errors import EngineUnavailable, MillraceError, ModelNotFound
 from contract.registry import Alias, Version
 from contract.settings import Settings
-from gateway.engines import EngineClient
-from gateway.upstream import NoConnection, Origin
+from gateway.replicas import Replica, RetryBudget, choose, replica_of
 
 LOOK_SECONDS = 1.0
 
@@ -33,6 +33,8 @@ class Target:
     version: str
     """Immutable version, or the base model's name: what the engine knows it by."""
     engine: str
+    priced: str
+    """The public name whose price holds: that of a fallback where one answers."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ class Snapshot:
     def _resolve(self, name: str) -> Target:
         version, alias = self.versions.get(name), self.aliases.get(name)
         if version is not None:
-            target = Target(name, version.alias, version.id, version.engine)
+            target = Target(name, version.alias, version.id, version.engine, version.alias)
         elif alias is not None:
-            target = Target(name, name, alias.version or self.bases.get(alias.engine, ""), alias.engine)
+            target = Target(name, name, alias.version or self.bases.get(alias.engine, ""), alias.engine, name)
         else:
             raise ModelNotFound(f"there is no model {name!r} here; GET /v1/models lists what there is", param="model")
         if target.engine not in self.bases:
@@ -80,74 +82,62 @@ def read_snapshot(connection: sa.Connection, settings: Settings) -> Snapshot:
     )
 
 
-@dataclass
-class Replica:
-    """One server of an engine, as this worker last saw it."""
-
-    name: str
-    client: EngineClient
-    origin: Origin
-    served: frozenset[str] = frozenset()
-    healthy: bool = False
-    looking: "asyncio.Task[None] | None" = field(default=None, repr=False)
-    _heads: dict[str, bytes] = field(default_factory=dict, repr=False)
-
-    def request(self, path: str, request_id: str, body: bytes) -> bytes:
-        """A request as it goes over the wire."""
-        head = self._heads.get(path)
-        if head is None:
-            head = self._heads[path] = self.origin.head(path)
-        return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
-
-    def holds(self, model: str) -> bool:
-        """Whether a request for the model may go here."""
-        return self.healthy and model in self.served
-
-    def saw(self, error: MillraceError) -> None:
-        """Learns from a real answer: a replica that was not reached gets nothing until it is seen again."""
-        if isinstance(error, NoConnection):
-            self.healthy = False
-
-    async def look(self) -> None:
-        """Asks the replica what it holds; callers at the same time share one question."""
-        if self.looking is None or self.looking.done():
-            self.looking = asyncio.create_task(self._look())
-        await asyncio.shield(self.looking)
-
-    async def _look(self) -> None:
-        try:
-            self.served, self.healthy = await self.client.models(), True
-        except NoConnection:
-            self.healthy = False
-
-
 class Routes:
     """The names and the replicas of one worker."""
 
     def __init__(self, settings: Settings, snapshot: Snapshot, session: aiohttp.ClientSession) -> None:
         self.snapshot = snapshot
         self.replicas: dict[str, list[Replica]] = {
-            engine.name: [replica_of(f"{engine.name}-0", engine.base_url, session)] for engine in settings.engines
+            engine.name: [
+                replica_of(f"{engine.name}-{number}", url, session) for number, url in enumerate(engine.base_urls)
+            ]
+            for engine in settings.engines
         }
+        self._fallbacks = {name: model.fallbacks for name, model in settings.models.items() if model.fallbacks}
+        self.retries = RetryBudget(settings.gateway.retry_share)
+        self._now = asyncio.get_running_loop().time
 
-    async def pick(self, target: Target, tried: Collection[str] = ()) -> Replica:
+    async def pick(self, target: Target, tried: Collection[Replica], prefix: Callable[[], bytes]) -> Replica:
         """A healthy replica that holds the target's version and was not tried yet.
 
         Raises:
             EngineUnavailable: there is none, also after asking every replica again.
         """
-        for replica in self.replicas[target.engine]:
-            if replica.holds(target.version) and replica.name not in tried:
-                return replica
-        candidates = [replica for replica in self.replicas[target.engine] if replica.name not in tried]
-        for again in (False, True):
-            for replica in candidates:
-                if again:
-                    await replica.look()
-                if replica.holds(target.version):
-                    return replica
-        state = "holds this model" if any(replica.healthy for replica in candidates) else "answers"
-        raise EngineUnavailable(f"no replica of the engine behind {target.asked} {state} right now", retry_after=1.0)
+        replicas = self.replicas[target.engine]
+        found = choose(replicas, target.version, tried, prefix, self._now())
+        if found is None:
+            rest = [replica for replica in replicas if replica not in tried]
+            await asyncio.gather(*(replica.look() for replica in rest))
+            found = choose(rest, target.version, (), prefix, self._now())
+            if found is None:
+                state = "holds this model" if any(replica.healthy for replica in rest) else "answers"
+                raise EngineUnavailable(
+                    f"no replica of the engine behind {target.asked} {state} right now", retry_after=1.0
+                )
+        return found
+
+    def others(self, target: Target, tried: Collection[Replica]) -> bool:
+        """Whether the target's engine has a replica that was not tried."""
+        return len(tried) < len(self.replicas[target.engine])
+
+    def again(self, target: Target) -> Target:
+        """What the target's name means by now.
+
+        Raises:
+            ModelNotFound, EngineUnavailable: as `Snapshot.resolve`.
+        """
+        fresh = self.snapshot.resolve(target.asked if target.priced == target.alias else target.priced)
+        return replace(fresh, asked=target.asked, alias=target.alias)
+
+    def fallbacks(self, target: Target) -> Iterator[Target]:
+        """What answers for the target where it cannot, in order; asked for and logged under the same name."""
+        for name in self._fallbacks.get(target.alias, ()):
+            with suppress(ModelNotFound, EngineUnavailable):
+                yield replace(self.snapshot.resolve(name), asked=target.asked, alias=target.alias)
+
+    def failed(self, replica: Replica, error: MillraceError) -> None:
+        """Learns from a request that a replica did not answer."""
+        replica.failed(error, self._now())
 
     async def watch(self) -> None:
         """Keeps looking at every replica, until it is cancelled."""
@@ -166,8 +156,3 @@ class Routes:
         except EngineUnavailable:
             return False
         return any(replica.holds(target.version) for replica in self.replicas[target.engine])
-
-
-def replica_of(name: str, url: str, session: aiohttp.ClientSession) -> Replica:
-    """A replica by its base URL."""
-    return Replica(name, EngineClient(session, url), Origin.of(url))

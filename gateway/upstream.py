@@ -30,6 +30,8 @@ SETTLE_SECONDS = 1.0
 """For the rest of an answer that has said it is done; then its connection is given up."""
 MAX_ANSWER = 256 * 2**20
 """Bytes of a whole answer; more than any engine here can mean."""
+CONNECT_TIMEOUT = "engine_connect_timeout"
+"""Code of the one timeout after which the engine knows nothing of the request."""
 MAX_HEAD = 2**16
 """Bytes of an answer's head."""
 
@@ -284,6 +286,13 @@ class Answer:
     def abort(self) -> None:
         """Nobody wants the rest."""
         self._connection.drop()
+
+    def done_or_abort(self) -> None:
+        """Nobody wants the rest, if there is any."""
+        if self._connection.complete:
+            self.done()
+        else:
+            self.abort()
 
     async def _more(self) -> None:
         """Waits for news of the answer, as long as it may take."""

@@ -22,7 +22,7 @@ from contract.settings import Settings
 from gateway.door import Door
 from gateway.keys import KeyRing, read_ring
 from gateway.limits import Limits
-from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, WAITING, Metrics, Readings
+from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, QUEUED, WAITING, Metrics, Readings
 from gateway.rollout import Reconciler
 from gateway.routes import Routes, Snapshot, read_snapshot
 from gateway.strand import Sweep
@@ -84,7 +84,7 @@ class Worker:
 
     async def start(self) -> None:
         """Reads the state, then follows it and the replicas."""
-        self.limits = Limits(self.settings.gateway.max_concurrent)
+        self.limits = Limits(self.settings)
         self.now = asyncio.get_running_loop().time
         self.upstream = Upstream(Timeouts.of(self.settings.gateway))
         self.session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
@@ -261,6 +261,7 @@ class Worker:
     def _declare_gauges(self) -> None:
         self.metrics.gauge(WAITING, lambda: {(): float(len(self._waiting))})
         self.metrics.gauge(IN_FLIGHT, lambda: {(): float(self.limits.in_flight)})
+        self.metrics.gauge(QUEUED, lambda: {(name,): float(gate.queued) for name, gate in self.limits.gates.items()})
         self.metrics.gauge(ADAPTER, self._adapters)
         self.metrics.gauge(
             HEALTHY,

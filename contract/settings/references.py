@@ -19,6 +19,10 @@ def dangling(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
     for name, model in settings.models.items():
         if model.engine not in engines:
             yield ("models", name, "engine"), model.engine, f"is no engine; declared are {_names(engines)}"
+        for place, public in enumerate(model.fallbacks):
+            if public not in settings.models or public == name:
+                wrong = f"is no other model; declared are {_names(settings.models)}"
+                yield ("models", name, "fallbacks", place), public, wrong
     for index, sampling in enumerate(settings.judge.live):
         at: Location = ("judge", "live", index)
         if sampling.grader not in settings.graders:

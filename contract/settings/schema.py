@@ -39,6 +39,10 @@ class GatewaySettings(Section):
     connect_timeout: Seconds = Field(5.0, gt=0, description="to reach a replica")
     first_byte_timeout: Seconds = Field(120.0, gt=0, description="from request to first byte of a replica's answer")
     read_timeout: Seconds = Field(60.0, gt=0, description="between two pieces of an answer")
+    retry_share: float = Field(
+        0.2, ge=0, le=1, description="requests that may go to another replica or model, as a share of all"
+    )
+    queue_timeout: Seconds = Field(30.0, gt=0, description="for a request to wait in a model's queue; then 503")
     total_timeout: Seconds = Field(600.0, gt=0, description="for a whole answer")
     drain_timeout: Seconds = Field(30.0, gt=0, description="for open answers to finish after SIGTERM")
 
@@ -77,15 +81,22 @@ class Engine(Section):
 
     name: str = Field(pattern=_NAME, description="its name in models, metrics and records")
     base_model: str = Field(pattern=_SERVED, description="name under which the engine serves its base weights")
-    url: str | None = Field(None, description="base URL of a running engine, without /v1")
+    url: str | list[str] | None = Field(
+        None, description="base URL of a running engine, without /v1; a list where it has several replicas"
+    )
     launch: EngineLaunch | None = Field(None, description="start it with `millrace up`")
 
     @field_validator("url")
     @classmethod
-    def _http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
+    def _http(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if value is None:
+            return None
+        urls = [value] if isinstance(value, str) else value
+        if not urls or len(set(urls)) < len(urls):
+            raise ValueError("a list of replicas holds each once, and at least one")
+        if not all(url.startswith(("http://", "https://")) for url in urls):
             raise ValueError("must start with http:// or https://")
-        return value.rstrip("/") if value else value
+        return [url.rstrip("/") for url in urls]
 
     @model_validator(mode="after")
     def _either(self) -> Self:
@@ -94,9 +105,16 @@ class Engine(Section):
         return self
 
     @property
+    def base_urls(self) -> list[str]:
+        """Where its replicas listen."""
+        if isinstance(self.url, list):
+            return self.url
+        return [self.url or f"http://127.0.0.1:{self.launch.port if self.launch else 0}"]
+
+    @property
     def base_url(self) -> str:
-        """Where the engine listens."""
-        return self.url or f"http://127.0.0.1:{self.launch.port if self.launch else 0}"
+        """Where the first one listens."""
+        return self.base_urls[0]
 
 
 class Price(Section):
@@ -112,6 +130,13 @@ class Model(Section):
 
     engine: str = Field(description="name of an engine")
     adapter: str | None = Field(None, description="folder of a LoRA adapter to publish and serve at first sight")
+    fallbacks: list[str] = Field(
+        [], description="public names that answer, in this order, where this one cannot before its first byte"
+    )
+    max_concurrent: int | None = Field(
+        None, ge=1, description="requests in flight per worker; more wait in a queue. No bound of its own when absent"
+    )
+    max_queue: int = Field(64, ge=0, description="requests that wait per worker; more are answered 503")
     price: Price = Field(description="USD per million tokens")
 
 

@@ -15,7 +15,6 @@ from openai.types.chat import ChatCompletionChunk
 
 from contract.prices import add, latest
 from contract.records import Invocation, Status
-from gateway.routes import replica_of
 from gateway.upstream import Origin
 from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error
 from tests.gateway.house import ASK, House, house, settings, until
@@ -376,24 +375,6 @@ async def test_a_full_spool_refuses_before_any_upstream_byte(engine: FakeEngine,
         assert "full (log.spool.max_bytes); no new request is taken until a logger" in home.worker.unready()[0]
         answered = [record for record in home.invocations() if record.status == "complete"]
         assert len(answered) >= 4
-
-
-async def test_another_replica_is_asked_while_no_byte_has_gone_out(home: House) -> None:
-    second = FakeEngine()
-    await second.start()
-    replicas = home.worker.routes.replicas["small"]
-    replicas.append(replica_of("small-1", second.url, home.worker.session))
-    await replicas[1].look()
-
-    async def broken(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
-        return error(500, "out of memory")
-
-    home.engine.answer = broken
-    assert text_of(await stream(home)) == TEXT
-    record = home.final()
-    assert (record.replica, record.attempts, record.status) == ("small-1", 2, "complete")
-    assert (record.prompt_tokens, record.completion_tokens) == (PROMPT_TOKENS, 3)
-    await second.stop()
 
 
 async def test_a_new_price_holds_for_the_next_request(home: House) -> None:

@@ -2,7 +2,7 @@
 """Answers that people put a value on: the rows a loop learns from.
 
 One row per (answer, choice): the newest feedback of the metric wins. Answers that did not complete, or whose payload
-was not kept, are not among them.
+was not kept, are not among them, and neither are choices that an answer does not have: the gateway cannot know those.
 
 Feedback and its answer come through different spools, in either order. A row's cursor is that of whichever made it
 whole, the feedback's or the answer's, so that who reads on from a cursor misses none. With ``until`` it is as if
@@ -55,7 +55,8 @@ newest AS (
 chosen AS (
     SELECT n.due, n.feedback_id, n.choice, n.value, n.answer
     FROM newest n JOIN invocations i ON i.cursor = n.answer
-    WHERE n.due > $after AND i.alias = $alias AND i.messages IS NOT NULL AND i.choices IS NOT NULL
+    WHERE n.due > $after AND i.alias = $alias AND i.messages IS NOT NULL
+        AND list_contains(json_extract_string(i.choices::JSON, '$[*].index'), n.choice::VARCHAR)
         AND (len($finish_reasons::VARCHAR[]) = 0
             OR list_contains($finish_reasons::VARCHAR[], i.finish_reasons[n.choice + 1]))
         AND list_bool_and(list_transform(
@@ -138,12 +139,12 @@ def _is_seen(store: Store, selection: Selection) -> bool:
 
 
 def _row(found: Row) -> Row:
-    choices, reasons = value_of(found.pop("choices")) or [], found.pop("finish_reasons") or []
+    choices, reasons = value_of(found.pop("choices")), found.pop("finish_reasons") or []
     place = found["choice"]
-    choice = next((each for each in choices if each.get("index", 0) == place), None)
-    message = (choice or {}).get("message") or {}
-    found["output_text"] = message.get("content") or (choice or {}).get("text") or ""
-    found["finish_reason"] = reasons[place] if place < len(reasons) else (choice or {}).get("finish_reason")
+    choice = next(each for each in choices if each["index"] == place)
+    message = choice.get("message") or {}
+    found["output_text"] = message.get("content") or choice.get("text") or ""
+    found["finish_reason"] = reasons[place] if place < len(reasons) else choice.get("finish_reason")
     return found
 
 

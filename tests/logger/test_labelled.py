@@ -51,6 +51,14 @@ def test_each_choice_of_an_answer_has_its_own_feedback(store: Store) -> None:
     assert answers(store, Selection("triage", "label", finish_reasons=["length"])) == [("inv_a", "x")]
 
 
+def test_feedback_on_a_choice_that_the_answer_does_not_have_is_no_row(store: Store) -> None:
+    put(store, invocation("inv_a"), *(label(f"fb_{n}", "inv_a", choice=n) for n in (1, 2, 10)))
+    put(store, invocation("inv_none", choices="[]"), label("fb_none", "inv_none"))
+    assert answers(store) == []
+    put(store, label("fb_0", "inv_a", '"bad"'))
+    assert answers(store) == [("inv_a", "bad")]
+
+
 def test_feedback_on_a_conversation_is_on_its_newest_complete_answer_of_the_same_project(store: Store) -> None:
     put(store, invocation("inv_old", conversation="c", time=1), invocation("inv_new", conversation="c", time=3))
     put(store, invocation("inv_failed", Status.FAILED, conversation="c", time=4))

@@ -10,13 +10,15 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 
 NANO = 1_000_000_000
 TOKENS_PER_PRICE = 1_000_000
+MOST_USD = 1_000_000_000
+"""Of one amount: in nano-dollars it still fits into the 64 bits of a database's integer."""
 
 
 def parse_usd(text: str | int | float | Decimal) -> int:
     """Nano-dollars of an amount in USD as people write it.
 
     Raises:
-        ValueError: not a finite number, negative, or finer than a nano-dollar.
+        ValueError: not a finite number, negative, over `MOST_USD`, or finer than a nano-dollar.
     """
     try:
         # A float from YAML is read as the person wrote it: 0.15 means 0.15, not its binary neighbour.
@@ -25,6 +27,8 @@ def parse_usd(text: str | int | float | Decimal) -> int:
         raise ValueError(f"{text!r} is not an amount of money") from error
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"{text!r} is not a finite amount of at least 0")
+    if amount > MOST_USD:
+        raise ValueError(f"{text!r} is over the largest amount, {MOST_USD} USD")
     nano = amount * NANO
     if nano != nano.to_integral_value():
         raise ValueError(f"{text!r} is finer than a nano-dollar (nine decimals)")

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.money import NANO, format_usd, parse_usd, whole_nanos
+from contract.money import MOST_USD, NANO, format_usd, parse_usd, whole_nanos
 from contract.prices import PriceBook, PriceVersion
 
 TOKENS = st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**13)), max_size=6)
 
 
-@given(st.integers(0, 10**24))
+@given(st.integers(0, MOST_USD * NANO))
 def test_what_is_written_with_nine_decimals_is_read_exactly(nano: int) -> None:
     assert parse_usd(f"{nano // NANO}.{nano % NANO:09d}") == nano
 
@@ -20,6 +20,13 @@ def test_what_is_written_with_nine_decimals_is_read_exactly(nano: int) -> None:
 @given(st.integers(0, 999_999).map(lambda micro: micro / 1_000_000))
 def test_a_float_is_the_number_a_person_wrote(amount: float) -> None:
     assert parse_usd(amount) == Fraction(Decimal(str(amount))) * NANO
+
+
+@pytest.mark.parametrize("text", [1e300, "1e999999999", "1000000000.000000001"])
+def test_an_amount_that_no_database_could_hold_is_refused(text: str | float) -> None:
+    assert parse_usd(MOST_USD) < 2**63
+    with pytest.raises(ValueError, match="is over the largest amount, 1000000000 USD"):
+        parse_usd(text)
 
 
 @pytest.mark.parametrize("text", ["-0.01", "NaN", "Infinity", "-Infinity", "a dollar", "", "0.0000000001", "1e-10"])

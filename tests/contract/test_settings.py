@@ -82,6 +82,7 @@ def test_no_file_means_defaults() -> None:
         ("name: far", "name: 'a b'", "millrace.yaml:9: engines[1].name: 'a b': String should match"),
         ("engine: far", "engine: gone", "models.elsewhere.engine: 'gone' is no engine; declared are far, local"),
         ("input: 0.15", "input: -1", "models.triage.price.input: -1: -1 is not a finite amount"),
+        ("input: 0.15", "input: 1.0e+300", "millrace.yaml:13: models.triage.price.input: 1e+300: 1e+300 is over the"),
         ("input: 0.15", "input: 0.1234567891", "finer than a nano-dollar"),
         ("grader: exact", "grader: gone", "judge.live[0].grader: 'gone' is no grader; declared are exact"),
         ("models: [triage]", "models: [gone]", "judge.live[0].models[0]: 'gone' is no model"),

@@ -6,6 +6,7 @@ An invocation id is ``inv_`` + 32 hex digits of a UUIDv7 (RFC 9562) + 12 hex dig
 to this project from an invented one, without a look-up.
 """
 
+import functools
 import hashlib
 import hmac
 import os
@@ -56,8 +57,15 @@ def invocation_of(reference: str) -> str:
 
 
 def _mac(stem: str, project: str, secret: bytes) -> str:
-    # A keyed BLAKE2 is a MAC by itself; its key has at most 64 bytes.
-    return hashlib.blake2b(f"{stem}\0{project}".encode(), digest_size=_MAC_DIGITS // 2, key=secret[:64]).hexdigest()
+    mac = _keyed(project, secret).copy()
+    mac.update(stem.encode())
+    return mac.hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _keyed(project: str, secret: bytes) -> "hashlib.blake2b":
+    """What the MACs of one project have in common. A keyed BLAKE2 is a MAC by itself; its key has at most 64 bytes."""
+    return hashlib.blake2b(f"{project}\0".encode(), digest_size=_MAC_DIGITS // 2, key=secret[:64])
 
 
 def _uuid7(now_ns: int, noise: bytes) -> int:

@@ -111,7 +111,7 @@ class Entry:
             version=target.version if target else "",
             replica=self.replica.name if self.replica else "",
             attempts=self.attempts,
-            finish_reasons=meter.finish_reasons or None,
+            finish_reasons=(meter.finish_reasons or None) if meter.started else None,
             http_status=http_status,
             error_code=error_code,
             queue_ns=self._queue_ns,
@@ -130,8 +130,9 @@ class Entry:
     def _add_request(self, record: Invocation, request: ChatRequest) -> None:
         record.stream = request.stream
         record.user = request.user
-        record.conversation = request.conversation
-        record.metadata = orjson.dumps(request.metadata).decode() if request.metadata is not None else None
+        if request.metadata is not None:
+            record.conversation = request.conversation
+            record.metadata = orjson.dumps(request.metadata).decode()
         record.parameters = request.parameters.decode()
         if self._policy.payload == "on":
             record.messages = request.messages.decode()

@@ -12,7 +12,6 @@ An answer that is left before its end takes its connection down, and the engine 
 import asyncio
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -111,7 +110,8 @@ class Connection(asyncio.Protocol):
         self.lost = False
         self._parser = httptools.HttpResponseParser(self)
         self._strand: Strand | None = None
-        self._on_settled: Callable[[Connection], None] | None = None
+        self.on_settled: Callable[[Connection], None] | None = None
+        """To be called when an answer that nobody waits for has come to its end."""
         self._reset()
 
     def _reset(self) -> None:
@@ -130,15 +130,11 @@ class Connection(asyncio.Protocol):
         self._strand = strand
         self.transport.write(request)
 
-    def settle(self, on_settled: "Callable[[Connection], None]", now: float) -> None:
+    def settle(self, now: float) -> None:
         """The answer is all there, or has said that it is: what is left of it nobody waits for."""
         self._strand = None
         self.used = True
         self.idle_since = now
-        if self.complete:
-            on_settled(self)
-        else:
-            self._on_settled = on_settled
 
     def drop(self) -> None:
         """Takes the connection down, and with it whatever the engine still does for it."""
@@ -151,7 +147,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._strand is None and self._on_settled is None:
+        if self._strand is None and self.on_settled is None:
             self.transport.abort()  # nobody has asked for anything
             return
         try:
@@ -164,8 +160,8 @@ class Connection(asyncio.Protocol):
             self._break(_told(error))
         if self._strand is not None:
             self._strand.wake()
-        elif self.complete and self._on_settled is not None:
-            settled, self._on_settled = self._on_settled, None
+        elif self.complete and self.on_settled is not None:
+            settled, self.on_settled = self.on_settled, None
             settled(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -323,8 +319,9 @@ class Upstream:
         self.timeouts = timeouts
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
-        self._idle: dict[Origin, deque[Connection]] = {}
-        self._all: dict[Connection, Origin] = {}
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._all: dict[Connection, list[Connection]] = {}
+        """Every connection, and the idle ones of its origin."""
         self._tls: ssl.SSLContext | None = None
 
     async def post(self, origin: Origin, request: bytes, strand: Strand, watch: Stopwatch) -> Answer:
@@ -355,7 +352,11 @@ class Upstream:
 
     def settle(self, connection: Connection) -> None:
         """Takes a connection back whose answer nobody waits for any more."""
-        connection.settle(self._keep, self.now())
+        connection.settle(self.now())
+        if connection.complete:
+            self.keep(connection)
+        else:
+            connection.on_settled = self.keep
 
     def sweep(self) -> None:
         """Closes connections that were idle for too long, or whose answer did not end after all."""
@@ -365,8 +366,8 @@ class Upstream:
                 del self._all[connection]
             elif now - connection.idle_since > KEEP_ALIVE:
                 connection.drop()
-        for origin, idle in self._idle.items():
-            self._idle[origin] = deque(each for each in idle if not each.transport.is_closing())
+        for idle in self._idle.values():
+            idle[:] = [each for each in idle if not each.transport.is_closing()]
 
     def close(self) -> None:
         """Closes every connection."""
@@ -375,11 +376,11 @@ class Upstream:
         self._all.clear()
         self._idle.clear()
 
-    def _keep(self, connection: Connection) -> None:
-        origin = self._all.get(connection)
-        if origin is not None and connection.reusable():
-            connection.idle_since = self.now()
-            self._idle.setdefault(origin, deque()).append(connection)
+    def keep(self, connection: Connection) -> None:
+        """Keeps a connection for another request, where it can carry one."""
+        idle = self._all.get(connection)
+        if idle is not None and connection.reusable():
+            idle.append(connection)
         else:
             connection.drop()
 
@@ -407,7 +408,7 @@ class Upstream:
             raise
         finally:
             strand.deadline = NEVER
-        self._all[connection] = origin
+        self._all[connection] = self._idle.setdefault(origin, [])
         return connection
 
     async def _open(self, origin: Origin) -> Connection:

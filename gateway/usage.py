@@ -12,8 +12,8 @@ Engines report usage in a stream in three ways, and all are understood:
   alone, so with n > 1 the choices' last counts are added up.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,8 +23,7 @@ BYTES_PER_TOKEN = 4
 """For estimates: a usual English token."""
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one invocation; ``prompt`` includes the cached ones, ``completion`` the reasoning."""
 
     prompt: int
@@ -163,9 +162,11 @@ class Meter:
 
     def usage(self, prompt_bytes: int) -> Usage:
         """Tokens so far: reported, else counted, else estimated from ``prompt_bytes`` and the pieces received."""
-        reported = self._total or self._added_up()
-        if reported is not None:
-            return reported if isinstance(reported, Usage) else _as_usage(reported)
+        if self._total is not None:
+            return _as_usage(self._total)
+        added_up = self._added_up()
+        if added_up is not None:
+            return added_up
         ids = sum(len(answer.token_ids) for answer in self._answers.values())
         if self.prompt_token_ids is not None:
             return Usage(len(self.prompt_token_ids), ids, None, None, "counted")
@@ -183,29 +184,37 @@ class Meter:
         return msgspec.json.encode(
             [
                 {"index": index, "message": answer.as_message(), "finish_reason": answer.finish_reason}
-                for index, answer in sorted(self._answers.items())
+                for index, answer in self._in_order()
             ]
         ).decode()
 
     @property
     def finish_reasons(self) -> list[str]:
         """Per choice that has finished, by index."""
-        return [answer.finish_reason for _, answer in sorted(self._answers.items()) if answer.finish_reason is not None]
+        return [answer.finish_reason for _, answer in self._in_order() if answer.finish_reason is not None]
 
     @property
     def token_ids(self) -> list[list[int]]:
         """Sampled tokens per choice, where the engine gave them."""
-        return [answer.token_ids for _, answer in sorted(self._answers.items())]
+        return [answer.token_ids for _, answer in self._in_order()]
 
     @property
     def logprobs(self) -> list[list[float]]:
         """Log-probability of each sampled token per choice, where the engine gave them."""
-        return [answer.logprobs for _, answer in sorted(self._answers.items())]
+        return [answer.logprobs for _, answer in self._in_order()]
+
+    def _in_order(self) -> Iterable[tuple[int, _Answer]]:
+        items = self._answers.items()
+        return items if len(items) < 2 else sorted(items)
 
     def _read_choice(self, choice: _Choice) -> None:
-        answer = self._answers.setdefault(choice.index, _Answer())
-        answer.finish_reason = choice.finish_reason or answer.finish_reason
-        answer.token_ids += choice.token_ids or ()
+        answer = self._answers.get(choice.index)
+        if answer is None:
+            answer = self._answers[choice.index] = _Answer()
+        if choice.finish_reason is not None:
+            answer.finish_reason = choice.finish_reason
+        if choice.token_ids is not None:
+            answer.token_ids += choice.token_ids
         if choice.logprobs is not None and choice.logprobs.content:
             answer.logprobs += [token.logprob for token in choice.logprobs.content]
         if choice.message is not _ABSENT:
@@ -214,15 +223,17 @@ class Meter:
             self._read_delta(answer, choice.delta)
 
     def _read_delta(self, answer: _Answer, delta: _Delta) -> None:
-        said = {
-            "content": delta.content, "reasoning": delta.reasoning or delta.reasoning_content, "refusal": delta.refusal
-        }  # fmt: skip
-        answer.pieces += any(said.values()) or bool(delta.tool_calls)
+        reasoning = delta.reasoning or delta.reasoning_content
+        if delta.content or reasoning or delta.refusal or delta.tool_calls:
+            answer.pieces += 1
         if not self._payload:
             return
-        for name, text in said.items():
-            if text is not None:
-                answer.texts.setdefault(name, []).append(text)
+        if delta.content is not None:
+            answer.texts.setdefault("content", []).append(delta.content)
+        if reasoning is not None:
+            answer.texts.setdefault("reasoning", []).append(reasoning)
+        if delta.refusal is not None:
+            answer.texts.setdefault("refusal", []).append(delta.refusal)
         for call in delta.tool_calls or ():
             _add_to_call(answer.tools, call)
 

@@ -26,7 +26,7 @@ def check_declared(settings: Settings) -> None:
             try:
                 check(Path(model.adapter), _max_rank(settings.engine(model.engine)))
             except AdapterRefused as error:
-                raise SettingsError(f"models.{name}.adapter: {error.message}") from error
+                raise SettingsError(f"{settings.place('models', name, 'adapter')}: {error.message}") from error
 
 
 def publish_declared(connection: sa.Connection, settings: Settings) -> list[Version]:

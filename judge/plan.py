@@ -25,17 +25,17 @@ def assignments(settings: Settings) -> list[Assignment]:
         SettingsError: a grader's specification is wrong, a grader is sampled by two entries, or one that needs a
             reference has no metric to take it from.
     """
-    graders = build_graders(settings.graders)
+    graders = build_graders(settings)
     found: list[Assignment] = []
     for index, sampling in enumerate(settings.judge.live):
         grader = graders[sampling.grader]
         if any(earlier.grader is grader for earlier in found):
-            raise SettingsError(
-                f"judge.live[{index}].grader: {grader.name!r} is sampled by an earlier entry; list the models there"
-            )
+            at = settings.place("judge", "live", index, "grader")
+            raise SettingsError(f"{at}: {grader.name!r} is sampled by an earlier entry; list the models there")
         if grader.needs_reference and sampling.reference is None:
+            at = settings.place("judge", "live", index, "reference")
             raise SettingsError(
-                f"judge.live[{index}].reference: is missing; the grader {grader.name!r} reads item.reference_answer: "
+                f"{at}: is missing; the grader {grader.name!r} reads item.reference_answer: "
                 f"name the feedback metric that gives it"
             )
         found.append(Assignment(sampling, grader, sampling.models or sorted(settings.models)))

@@ -143,7 +143,7 @@ def check(config: Config = None, overrides: Set = None, as_json: AsJson = False)
     from judge.graders import build_graders
 
     settings = read_settings(config, overrides)
-    build_graders(settings.graders)
+    build_graders(settings)
     check_declared(settings)
     differences: list[str] = []
     if settings.installation.database.exists() or settings.database:

@@ -44,7 +44,7 @@ class Stack:
         Raises:
             OperatorError: a process cannot be started or kept; what was started is stopped.
         """
-        build_graders(self.settings.graders)
+        build_graders(self.settings)
         with _only_one(self.settings):
             database = open_database(self.settings.database_url)
             with database.begin() as connection:
@@ -103,7 +103,8 @@ class Stack:
     def _service(self, name: str, host: str, port: int) -> Child:
         if port == 0:
             section = "log" if name == "logger" else name
-            raise SettingsError(f"{section}.port: 0: `millrace up` and the others must know the port; give one")
+            at = self.settings.place(section, "port")
+            raise SettingsError(f"{at}: 0: `millrace up` and the others must know the port; give one")
         command = [sys.executable, "-m", "millrace", "serve", name, "--config", str(self._config)]
         command += [part for override in self._overrides for part in ("--set", override)]
         drain = self.settings.gateway.drain_timeout if name == "gateway" else 0.0

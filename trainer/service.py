@@ -46,7 +46,7 @@ def serve(settings: Settings, config: Path, overrides: Sequence[str] = ()) -> No
         OperatorError: a grader of the settings cannot be built, the port is taken, or spool or database cannot be used.
     """
     logs.to_stderr()
-    build_graders({name: settings.graders[name] for loop in settings.loops.values() for name in loop.graders})
+    build_graders(settings, {name for loop in settings.loops.values() for name in loop.graders})
     producer = claim_producer(settings.installation.spool, ROLE)
     try:
         with closing(Spool(producer, settings.log.spool)) as spool:

@@ -10,12 +10,15 @@ import yaml
 from pydantic import ValidationError
 
 from contract.errors import SettingsError
-from contract.settings.references import Location, dangling
+from contract.settings.origins import Location, Origins, dotted
+from contract.settings.references import dangling
 from contract.settings.schema import Settings
 
 PREFIX = "MILLRACE_"
 RESERVED = frozenset({"MILLRACE_SECRET", "MILLRACE_CONFIG", "MILLRACE_CACHE", "MILLRACE_API_KEY", "MILLRACE_SOAK"})
 """Variables of that prefix that are no settings."""
+_MOST_VALUES = 100_000
+"""Of one file, aliases followed: nine of nine in nine levels would never come to an end."""
 
 
 def load_settings(
@@ -59,32 +62,29 @@ def parse_settings(
     for name, value in sorted((environment or {}).items()):
         if name.startswith(PREFIX) and name not in RESERVED:
             _set(values, origins, tuple(name[len(PREFIX) :].lower().split("__")), _scalar(value), f"environment {name}")
-    for dotted, value in (flags or {}).items():
+    for name, value in (flags or {}).items():
         if value is not None:
-            _set(
-                values, origins, tuple(dotted.split(".")), value, f"flag --{dotted.replace('.', '-').replace('_', '-')}"
-            )
+            _set(values, origins, tuple(name.split(".")), value, f"--set {name}")
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(problem, origins, source) for problem in error.errors())) from None
-    problems = [
-        f"{_where(at, origins, source)}: {_dotted(at)}: {value!r} {wrong}" for at, value, wrong in dangling(settings)
-    ]
+        raise SettingsError("\n".join(_explain(problem, origins) for problem in error.errors())) from None
+    problems = [f"{origins.place(at)}: {value!r} {wrong}" for at, value, wrong in dangling(settings)]
     if problems:
         raise SettingsError("\n".join(problems))
-    return settings
+    return settings.said_at(origins)
 
 
-def _from_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[Location, str]]:
+def _from_yaml(text: str, source: str) -> tuple[dict[str, Any], Origins]:
+    origins = Origins(source)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        origins: dict[Location, str] = {}
         if node is None:
             return {}, origins
         if not isinstance(node, yaml.MappingNode):
-            raise SettingsError(f"{source}: the settings must be a mapping, not {node.value!r}")
-        _note_lines(node, (), source, origins)
+            found = "a list" if isinstance(node, yaml.SequenceNode) else repr(node.value)
+            raise SettingsError(f"{source}: the settings must be a mapping (`name: value`), not {found}")
+        _note_lines(node, (), origins)
         values = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -110,28 +110,35 @@ def yaml_value(text: str, origin: str) -> Any:
         raise SettingsError(f"{origin}: {text!r} is not YAML: {problem}") from None
 
 
-def _note_lines(node: yaml.Node, at: Location, source: str, origins: dict[Location, str]) -> None:
+def _note_lines(node: yaml.Node, at: Location, origins: Origins) -> None:
+    def note(place: Location, mark: yaml.Mark) -> None:
+        line = f"{origins.source}:{mark.line + 1}"
+        if place in origins:
+            raise SettingsError(f"{line}: {dotted(place)} is given twice")
+        if len(origins) == _MOST_VALUES:
+            raise SettingsError(f"{line}: {dotted(at)}: more than {_MOST_VALUES} values, aliases (`*name`) followed")
+        origins[place] = line
+
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise SettingsError(
-                    f"{source}:{key.start_mark.line + 1}: {_dotted(at)}: a name must be text; "
+                    f"{origins.source}:{key.start_mark.line + 1}: {dotted(at)}: a name must be text; "
                     'a value that begins with {{ needs quotes: "{{ … }}"'
                 )
-            place = (*at, key.value)
-            if place in origins:
-                raise SettingsError(f"{source}:{key.start_mark.line + 1}: {_dotted(place)} is given twice")
-            origins[place] = f"{source}:{key.start_mark.line + 1}"
-            _note_lines(value, place, source, origins)
+            note((*at, key.value), key.start_mark)
+            _note_lines(value, (*at, key.value), origins)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            origins[(*at, index)] = f"{source}:{value.start_mark.line + 1}"
-            _note_lines(value, (*at, index), source, origins)
+            note((*at, index), value.start_mark)
+            _note_lines(value, (*at, index), origins)
 
 
-def _set(values: dict[str, Any], origins: dict[Location, str], at: tuple[str, ...], value: Any, origin: str) -> None:
+def _set(values: dict[str, Any], origins: Origins, at: tuple[str, ...], value: Any, origin: str) -> None:
     section = values
-    for name in at[:-1]:
+    for depth, name in enumerate(at[:-1], 1):
+        if name not in section:
+            origins[at[:depth]] = origin
         below = section.setdefault(name, {})
         if not isinstance(below, dict):
             raise SettingsError(f"{origin}: {'.'.join(at)} cannot be set: {name} is a list or a value")
@@ -149,25 +156,10 @@ def _scalar(text: str) -> Any:
     return text if isinstance(value, dict | list) else value
 
 
-def _explain(problem: Any, origins: dict[Location, str], source: str) -> str:
-    at: Location = tuple(problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = "is not a setting"
-    elif problem["type"] == "missing":
-        return f"{_where(at, origins, source)}: {_dotted(at)}: is missing"
-    return f"{_where(at, origins, source)}: {_dotted(at)}: {problem['input']!r}: {message}"
-
-
-def _where(at: Location, origins: dict[Location, str], source: str) -> str:
-    for depth in range(len(at), 0, -1):
-        if at[:depth] in origins:
-            return origins[at[:depth]]
-    return source
-
-
-def _dotted(at: Location) -> str:
-    text = ""
-    for part in at:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+def _explain(problem: Any, origins: Origins) -> str:
+    place = origins.place(tuple(problem["loc"]))
+    if problem["type"] == "missing":
+        return f"{place}: is missing"
+    unknown = problem["type"] == "extra_forbidden"
+    message = "is not a setting" if unknown else problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {problem['input']!r}: {message}"

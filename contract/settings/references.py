@@ -4,10 +4,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from contract.settings.origins import Location
+
 if TYPE_CHECKING:
     from contract.settings.schema import Settings
-
-Location = tuple[str | int, ...]
 
 
 def dangling(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:

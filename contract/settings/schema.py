@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from contract.installation import Installation
 from contract.settings.loops import Loop
+from contract.settings.origins import Origins
 from contract.settings.units import Bytes, Seconds, Section, Usd
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -260,6 +261,16 @@ class Settings(Section):
     trainer: TrainerSettings = Field(TrainerSettings(), description="training jobs")
     loops: dict[str, Loop] = Field({}, description="name -> loop")
     telemetry: None = Field(None, description="not built yet: traces")
+    _origins: Origins = PrivateAttr(default_factory=Origins)
+
+    def said_at(self, origins: Origins) -> Self:
+        """Itself, from now on with where each setting was said."""
+        self._origins = origins
+        return self
+
+    def place(self, *at: str | int) -> str:
+        """What a message about a setting begins with: ``millrace.yaml:3: engines[0].url``."""
+        return self._origins.place(at)
 
     @property
     def installation(self) -> Installation:

@@ -3,11 +3,13 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, ValidationError
 
 from contract.errors import SettingsError
+from contract.settings.origins import dotted
 from contract.settings.units import Section
 from judge.templates import parse
 
@@ -31,9 +33,16 @@ class Spec(Section):
 
 
 S = TypeVar("S", bound=Spec)
+Place = Callable[..., str]
+"""From the parts of a setting's name to what a message about it begins with, as `Settings.place`."""
 
 
-def read_spec(kind: type[S], name: str, spec: dict[str, Any]) -> S:
+def by_name(*at: str | int) -> str:
+    """The place of a field of a specification that came from no settings: ``graders.right-label.input``."""
+    return dotted(at)
+
+
+def read_spec(kind: type[S], name: str, spec: dict[str, Any], place: Place = by_name) -> S:
     """The specification of the grader ``name``.
 
     Raises:
@@ -42,7 +51,7 @@ def read_spec(kind: type[S], name: str, spec: dict[str, Any]) -> S:
     try:
         return kind.model_validate(spec)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(name, kind, problem) for problem in error.errors())) from None
+        raise SettingsError("\n".join(_explain(name, kind, problem, place) for problem in error.errors())) from None
 
 
 def version_of(spec: Spec) -> str:
@@ -52,8 +61,8 @@ def version_of(spec: Spec) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:VERSION_DIGITS]
 
 
-def _explain(name: str, kind: type[Spec], problem: Any) -> str:
-    at = ".".join(["graders", name, *map(str, problem["loc"])])
+def _explain(name: str, kind: type[Spec], problem: Any, place: Place) -> str:
+    at = place("graders", name, *problem["loc"])
     if problem["type"] == "missing":
         return f"{at}: is missing"
     if problem["type"] == "extra_forbidden":

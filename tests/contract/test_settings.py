@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,8 @@ def test_every_fault_is_told_at_once() -> None:
         ("gateway:\n  port: 1\n  port: 2\n", "millrace.yaml:3: gateway.port is given twice"),
         ("models:\n  a: {engine: e}\n  a: {engine: f}\n", "millrace.yaml:3: models.a is given twice"),
         ("gateway: [1\n", "millrace.yaml:2: this is not YAML"),
-        ("- a\n", "the settings must be a mapping"),
-        ("just text", "the settings must be a mapping"),
+        ("- a\n", "millrace.yaml: the settings must be a mapping (`name: value`), not a list"),
+        ("just text", "the settings must be a mapping (`name: value`), not 'just text'"),
         ("graders:\n  g:\n    input: {{ sample.x }}\n", "millrace.yaml:3: graders.g.input: a name must be text"),
         ("gateway:\n  host: a\x07b\n", "millrace.yaml:2: the character '\\x07' may not be in YAML"),
         ("data_dir: 2026-13-45\n", "millrace.yaml: this is not YAML that can be read: month must be in 1..12"),
@@ -173,9 +174,34 @@ def test_a_bad_environment_variable_or_flag_is_named_as_such() -> None:
         "", environment={"MILLRACE_NONSENSE": "1"}
     )
     assert refusal("", flags={"log.spool.max_bytes": "1 mile"}).startswith(
-        "flag --log-spool-max-bytes: log.spool.max_bytes: '1 mile': a size is a whole number with a unit"
+        "--set log.spool.max_bytes: log.spool.max_bytes: '1 mile': a size is a whole number with a unit"
     )
     assert "models is a list or a value" in refusal("models: 5", environment={"MILLRACE_MODELS__A__ENGINE": "e"})
+
+
+def test_a_section_that_only_the_environment_has_is_not_blamed_on_the_file() -> None:
+    assert refusal(WHOLE, environment={"MILLRACE_GATWAY__PORT": "1"}) == (
+        "environment MILLRACE_GATWAY__PORT: gatway: {'port': 1}: is not a setting"
+    )
+    both = refusal(WHOLE, environment={"MILLRACE_GATEWAY__PROT": "1", "MILLRACE_GATEWAY__WORKERS": "0"})
+    assert "environment MILLRACE_GATEWAY__PROT: gateway.prot" in both
+    assert "environment MILLRACE_GATEWAY__WORKERS: gateway.workers" in both
+
+
+def test_aliases_that_multiply_without_end_are_refused() -> None:
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    assert "more than 100000 values, aliases (`*name`) followed" in refusal("\n".join(levels))
+
+
+def test_a_setting_knows_where_it_was_said_after_loading() -> None:
+    settings = parse_settings(WHOLE, "millrace.yaml", flags={"log.port": 9}, environment={"MILLRACE_JUDGE__PORT": "8"})
+    assert settings.place("models", "plain", "price", "output") == "millrace.yaml:14: models.plain.price.output"
+    assert settings.place("engines", 1, "launch", "model") == "millrace.yaml:9: engines[1].launch.model"
+    assert settings.place("log", "port") == "--set log.port: log.port"
+    assert settings.place("judge", "port") == "environment MILLRACE_JUDGE__PORT: judge.port"
+    assert settings.place("trainer", "port") == "millrace.yaml: trainer.port"
+    assert pickle.loads(pickle.dumps(settings)).place("log", "port") == "--set log.port: log.port"
 
 
 def test_a_file_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from contract.errors import SettingsError
 from contract.grading import GraderError, Sample, Score
+from contract.settings import Settings, parse_settings
 from judge.graders import NOT_BUILT, build_grader, build_graders
 
 LABEL = {
@@ -118,5 +119,16 @@ def test_a_grader_that_is_not_built_is_refused_by_name(kind: str) -> None:
 
 
 def test_all_graders_of_the_settings_are_built_by_name() -> None:
-    built = build_graders({"label": LABEL, "loose": {**LABEL, "operation": "ilike"}})
-    assert {name: grader.name for name, grader in built.items()} == {"label": "label", "loose": "loose"}
+    settings = Settings(graders={"label": LABEL, "loose": {**LABEL, "operation": "ilike"}})
+    assert {name: grader.name for name, grader in build_graders(settings).items()} == {
+        "label": "label",
+        "loose": "loose",
+    }
+    assert list(build_graders(settings, ["loose"])) == ["loose"]
+
+
+def test_a_wrong_grader_of_the_settings_is_named_with_its_line() -> None:
+    settings = parse_settings('graders:\n  g:\n    type: string_check\n    input: "{{ rows.x }}"\n', "millrace.yaml")
+    with pytest.raises(SettingsError, match=r"millrace\.yaml:4: graders\.g\.input: .* is in neither") as refused:
+        build_graders(settings)
+    assert "\nmillrace.yaml:2: graders.g.operation: is missing" in str(refused.value)

@@ -14,7 +14,7 @@ def test_the_written_file_is_good_settings(tmp_path: Path) -> None:
     assert loop.model == MODEL
     assert loop.data.filter.metadata == {"app": APP}
     assert settings.log.feedback["label"].values == list(LABELS)
-    assert settings.judge.live[0].grader in build_graders(settings.graders)
+    assert settings.judge.live[0].grader in build_graders(settings)
 
 
 def test_the_loop_starts_when_the_last_label_is_in() -> None:

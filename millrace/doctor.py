@@ -24,7 +24,7 @@ from rich.text import Text
 from contract.errors import OperatorError
 from contract.settings import Settings
 from millrace.fetch import cache_dir
-from millrace.model import EMBEDDED, ensure_model, is_complete
+from millrace.model import EMBEDDED, ensure_model, is_complete, was_fetched
 from millrace.system import missing_packages
 
 GIB = 2**30
@@ -68,6 +68,8 @@ class Machine:
     """Whether the embedded model is in the cache, or no engine of the settings needs it."""
     model_errors: Mapping[str, str] = field(default_factory=dict)
     """Setting of another model -> why it is none."""
+    to_fetch: Mapping[str, str] = field(default_factory=dict)
+    """Setting -> hub id that is not in the hub's cache yet."""
     ports_busy: Mapping[str, int] = field(default_factory=dict)
     """Setting -> its port, where something listens already."""
 
@@ -135,7 +137,14 @@ def _models(machine: Machine) -> Iterator[Finding]:
         yield Finding("model", "missing", f"{EMBEDDED} is not in the cache", f"{sys.executable} -m millrace.model")
     for setting, error in machine.model_errors.items():
         yield Finding("model", "missing", error, f"set {setting} to {EMBEDDED}, a model's folder or a hub id")
-    if machine.embedded_model and not machine.model_errors:
+    for setting, hub_id in machine.to_fetch.items():
+        yield Finding(
+            "model",
+            "warning",
+            f"{hub_id} is no folder, and as a hub id not here yet",
+            f"the first start fetches it, if the hub has it; else set {setting} to another",
+        )
+    if machine.embedded_model and not machine.model_errors and not machine.to_fetch:
         yield Finding("model", "ok", "there")
 
 
@@ -154,6 +163,7 @@ def gather(settings: Settings) -> Machine:
     existing = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
     launched = [engine.launch for engine in settings.engines if engine.launch is not None]
     embedded = any(launch.model == EMBEDDED for launch in launched)
+    model_errors, to_fetch = _other_models(settings)
     return Machine(
         python=sys.version_info[:3],
         cores=len(os.sched_getaffinity(0)),
@@ -164,7 +174,8 @@ def gather(settings: Settings) -> Machine:
         engine_error=_engine_error() if launched else None,
         system_missing={package.name: package.use for package in missing_packages()},
         embedded_model=not embedded or is_complete(cache_dir() / "models" / EMBEDDED),
-        model_errors=_model_errors(settings),
+        model_errors=model_errors,
+        to_fetch=to_fetch,
         ports_busy={name: port for name, port in ports(settings).items() if _is_busy(port)},
     )
 
@@ -183,15 +194,20 @@ def ports(settings: Settings) -> dict[str, int]:
     return {name: port for name, port in named.items() if port}
 
 
-def _model_errors(settings: Settings) -> dict[str, str]:
-    found = {}
+def _other_models(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
+    """What is wrong with them, and those that are to be fetched; each by its setting."""
+    errors, to_fetch = {}, {}
     for index, engine in enumerate(settings.engines):
         if engine.launch is not None and engine.launch.model != EMBEDDED:  # which would be fetched
+            setting = f"engines[{index}].launch.model"
             try:
-                ensure_model(engine.launch.model, cache_dir())
+                model = ensure_model(engine.launch.model, cache_dir())
             except OperatorError as error:
-                found[f"engines[{index}].launch.model"] = error.message
-    return found
+                errors[setting] = error.message
+            else:
+                if not model.is_dir() and not was_fetched(str(model)):
+                    to_fetch[setting] = str(model)
+    return errors, to_fetch
 
 
 def _version(name: str) -> str | None:

@@ -42,7 +42,8 @@ def ensure_model(
     """What to hand to the engine and the trainer: the embedded model's folder, a local folder, or a hub id as it is.
 
     Raises:
-        OperatorError: a local folder that is missing or holds no model, or the embedded model cannot be had.
+        OperatorError: a local folder that is missing or holds no model, a hub id that is not here and may not be
+            fetched, or the embedded model cannot be had.
     """
     if name_or_path == EMBEDDED:
         folder = cache / "models" / EMBEDDED
@@ -56,7 +57,24 @@ def ensure_model(
         return path
     if path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
         raise OperatorError(f"there is no model folder {name_or_path}")
+    if _is_offline() and not was_fetched(name_or_path):
+        raise OperatorError(
+            f"{name_or_path} is no folder, and as a hub id it is not in the hub's cache; "
+            "unset HF_HUB_OFFLINE to have it fetched"
+        )
     return path
+
+
+def was_fetched(hub_id: str) -> bool:
+    """Whether the hub's cache of this user holds a model. Looked at by path, because no hub library need be here."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    home = Path(os.environ.get("HF_HOME") or home)
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    return any(cache.glob(f"models--{hub_id.replace('/', '--')}/snapshots/*/config.json"))
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def is_complete(folder: Path) -> bool:

@@ -45,6 +45,7 @@ def test_nothing_is_wrong_with_a_healthy_machine() -> None:
         ({"cores": 1}, "cores", "warning", "twice as long"),
         ({"embedded_model": False}, "model", "missing", "-m millrace.model"),
         ({"model_errors": {"engines[0].launch.model": "no folder"}}, "model", "missing", "engines[0].launch.model"),
+        ({"to_fetch": {"engines[0].launch.model": "some/one"}}, "model", "warning", "the first start fetches it"),
         ({"ports_busy": {"gateway.port": 8080}}, "port 8080", "warning", "gateway.port"),
     ],
 )
@@ -66,6 +67,22 @@ def test_a_model_folder_that_holds_none_is_seen(tmp_path: Path, monkeypatch: pyt
     launch = f"launch: {{model: {tmp_path}/gone}}"
     settings = parse_settings(f"data_dir: {tmp_path}\nengines: [{{name: e, base_model: b, {launch}}}]")
     assert gather(settings).model_errors == {"engines[0].launch.model": f"there is no model folder {tmp_path}/gone"}
+
+
+def test_a_hub_id_is_said_to_be_fetched_or_missing_but_never_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_engine_error", lambda: None)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    launch = "launch: {model: some/one}"
+    settings = parse_settings(f"data_dir: {tmp_path}\nengines: [{{name: e, base_model: b, {launch}}}]")
+    assert gather(settings).to_fetch == {"engines[0].launch.model": "some/one"}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "some/one is no folder" in gather(settings).model_errors["engines[0].launch.model"]
+    (tmp_path / "models--some--one" / "snapshots" / "1").mkdir(parents=True)
+    (tmp_path / "models--some--one" / "snapshots" / "1" / "config.json").touch()
+    assert (gather(settings).to_fetch, gather(settings).model_errors) == ({}, {})
 
 
 def test_what_was_seen_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

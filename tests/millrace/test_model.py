@@ -65,6 +65,26 @@ def test_a_failed_conversion_leaves_nothing_behind(tmp_path: Path, get) -> None:
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 
 
+@pytest.fixture(autouse=True)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, which may be reached."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    return tmp_path / "hub"
+
+
+def test_a_hub_id_that_is_not_here_is_refused_where_it_may_not_be_fetched(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OperatorError, match="someone/some-model is no folder, .* unset HF_HUB_OFFLINE"):
+        ensure_model("someone/some-model", tmp_path / "cache")
+    snapshot = hub / "models--someone--some-model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").touch()
+    assert ensure_model("someone/some-model", tmp_path / "cache") == Path("someone/some-model")
+
+
 def test_a_local_folder_with_a_model_and_a_hub_id_are_used_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert ensure_model(str(tmp_path), tmp_path / "cache") == tmp_path

@@ -85,7 +85,7 @@ class DirectIngester:
             self._clear_away()
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            self.lag = {name: measure(tail) for name, tail in self._tails.items() if name not in self.errors}
+            self.lag = measure(self._tails, self.errors)
         return read > 0
 
     def finish(self) -> None:
@@ -134,5 +134,5 @@ class DirectIngester:
         if self._store.checkpoint():
             self._reach("after_checkpoint")
             for path in paths:
-                path.unlink()
+                path.unlink(missing_ok=True)
                 self._reach("after_delete")

@@ -82,10 +82,19 @@ class SpoolReader:
             self._descriptor = -1
 
     def backlog(self) -> Backlog:
-        """What is written but not read yet."""
+        """What is written but not read yet.
+
+        Raises:
+            SpoolError: the newest segment was deleted, which nobody who reads does, or as `read`.
+        """
         if self._descriptor < 0 and not self._find():
             return Backlog(0, 0, None)
         firsts = [first for first in first_seqs(self._folder) if first >= self._first_seq]
+        if not firsts:
+            raise SpoolError(
+                f"the segments of {self.producer} in {self._folder} were deleted while in use; "
+                f"what was not taken from them is lost"
+            )
         size = sum(segment_path(self._folder, first).stat().st_size for first in firsts) - self._offset
         return Backlog(self._end_seq(firsts[-1]) - self.next_seq, size, self._oldest_time())
 

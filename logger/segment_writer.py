@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writing end of a spool: whole frames or nothing at the end of the newest segment."""
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from logger.segments import first_seqs, segment_path, sync_folder
 
 SYNC_SECONDS = 0.05
+PROBE = b"\1" * 2**16
+"""As much as a long record takes. It reads as the beginning of a longer one, which a reader waits for the rest of."""
 
 
 class SegmentWriter:
@@ -33,7 +36,8 @@ class SegmentWriter:
         self._new = threading.Event()
         self._stopping = threading.Event()
         self.failure: OSError | None = None
-        """Of an fsync in the background: what is lost is not known, so nothing more is written."""
+        """Of an fsync in the background, or of a segment that is gone: what is lost is not known, so nothing more is
+        written."""
         self._thread = threading.Thread(target=self._sync_often, name=f"sync-{folder.name}", daemon=True)
         if background:
             self._thread.start()
@@ -50,29 +54,26 @@ class SegmentWriter:
             self._rotate(seq)
         if self._torn:
             self._take_back()
-        self._torn = True
-        try:
-            written = os.write(self._descriptor, frame)
-            while written < len(frame):
-                written += os.write(self._descriptor, frame[written:])
-        except OSError:
-            self._take_back()
-            raise
+        self._put(frame)
         self._torn = False
         self._size += len(frame)
         if not self._new.is_set():
             self._new.set()
 
+    def check(self) -> None:
+        """Sees that the segment is still there: what is written to one that was deleted is lost."""
+        if os.fstat(self._descriptor).st_nlink == 0 and self.failure is None:
+            self.failure = OSError(errno.ENOENT, "it was deleted while in use; start this process again")
+
     def probe(self) -> None:
-        """Writes a byte and takes it back.
+        """Writes `PROBE` and takes it back.
 
         Raises:
             OSError: as `write`, and as `sync` where segments are durable.
         """
         if self.failure is not None:
             raise self.failure
-        self._torn = True
-        os.write(self._descriptor, b"\0")
+        self._put(PROBE)
         self._take_back()
         if self._durable:
             self.sync()
@@ -93,6 +94,16 @@ class SegmentWriter:
             self.sync()
         os.close(self._descriptor)
         self._descriptor = -1
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._torn = True
+        try:
+            written = os.write(self._descriptor, data)
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+        except OSError:
+            self._take_back()
+            raise
 
     def _take_back(self) -> None:
         # Where even this fails, the mark stays and the next write tries again before it adds anything.

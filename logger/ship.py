@@ -216,17 +216,17 @@ class Shipper:
     def _save(self) -> None:
         """Saves the positions and deletes the segments that lie behind them."""
         for line in self._lines.values():
-            if line.acknowledged != line.saved:
+            if line.acknowledged != line.saved and line.folder.exists():
                 self._reach("before_save")
                 write_position(line.folder, line.acknowledged)
                 line.saved = line.acknowledged
                 self._reach("after_save")
             if line.folder.name not in self.errors:
                 for path in line.tail.deletable(line.saved.next_seq):
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
     def _look(self) -> None:
-        self.lag = {name: measure(line.tail) for name, line in self._lines.items() if name not in self.errors}
+        self.lag = measure({name: line.tail for name, line in self._lines.items()}, self.errors)
 
     def _let_go(self) -> None:
         for line in self._lines.values():

@@ -36,6 +36,7 @@ DROPPED = -1
 _PAYLOAD = ("messages", "choices", "prompt_token_ids", "completion_token_ids", "logprobs")
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LOOK_SECONDS = 0.25
+_CHECK_SECONDS = 1.0
 
 
 def without_payload(record: Invocation) -> Invocation:
@@ -68,7 +69,7 @@ class Spool:
             "drop_payload": settings.max_bytes - settings.max_bytes // 64,
             "drop": settings.max_bytes,
         }[settings.when_full]
-        self._looked = float("-inf")
+        self._looked = self._checked = float("-inf")
         self._failed: StorageFull | SpoolError | None = None
         try:
             remains = examine(producer.folder)
@@ -102,13 +103,17 @@ class Spool:
 
     @property
     def failure(self) -> str | None:
-        """Why the disk did not take the last write; None once one has succeeded."""
+        """Why the disk did not take a write, or has lost what it took; None once `retry` has succeeded."""
         if self._failed is None and self._segment.failure is not None:
             self._failure(self._segment.failure)
         return None if self._failed is None else self._failed.message
 
     def retry(self) -> None:
-        """After a `failure`: tries the disk with a write that leaves nothing."""
+        """Looks whether the segment is still there and, after a `failure`, whether the disk takes a long record.
+
+        That a short one was taken meanwhile says nothing of those that new work brings.
+        """
+        self._segment.check()
         if self.failure is not None:
             try:
                 self._segment.probe()
@@ -147,6 +152,9 @@ class Spool:
         self._segment.close()
 
     def _append(self, record: Record) -> int:
+        if self._clock() - self._checked >= _CHECK_SECONDS:
+            self._checked = self._clock()
+            self._segment.check()
         record.producer, record.seq = self._producer.name, self._next_seq
         self._encode(record)
         if self._used + len(self._buffer) > self._high_water and not self._fits(record):
@@ -209,7 +217,6 @@ class Spool:
                 raise self._failure(error) from error
         self._used += len(buffer)
         self._next_seq += 1
-        self._failed = None
 
     def _failure(self, error: OSError) -> StorageFull | SpoolError:
         if error.errno in _DISK_FULL:

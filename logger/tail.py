@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Following one producer's spool on behalf of the store or the broker, and clearing away what is safe there."""
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from logger.reader import Backlog, Entry, SpoolReader
 from logger.recovery import OpenEntries, glance
 from logger.segments import first_seqs, segment_path
 from logger.spool import Spool
-from logger.stage import Lag
+from logger.stage import Lag, describe
 
 ADOPT_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class Tail:
@@ -136,8 +139,20 @@ def producer_folders(spool: Path) -> Iterator[Path]:
         yield from sorted(path for path in spool.iterdir() if path.is_dir())
 
 
-def measure(tail: Tail, now_ns: Callable[[], int] = time.time_ns) -> Lag:
-    """The lag of a tail behind its writer."""
-    backlog = tail.backlog()
-    seconds = 0.0 if backlog.oldest_ns is None else max(0.0, (now_ns() - backlog.oldest_ns) / 1e9)
-    return Lag(backlog.records, backlog.bytes, seconds)
+def measure(
+    tails: Mapping[str, Tail], errors: dict[str, str], now_ns: Callable[[], int] = time.time_ns
+) -> dict[str, Lag]:
+    """The lag of each tail behind its writer, by producer; one that cannot be read goes among the ``errors``."""
+    found = {}
+    for producer, tail in tails.items():
+        if producer in errors:
+            continue
+        try:
+            backlog = tail.backlog()
+        except (SpoolError, OSError) as error:
+            errors[producer] = describe(error)
+            log.error("stopped reading %s: %s", producer, describe(error))
+            continue
+        seconds = 0.0 if backlog.oldest_ns is None else max(0.0, (now_ns() - backlog.oldest_ns) / 1e9)
+        found[producer] = Lag(backlog.records, backlog.bytes, seconds)
+    return found

@@ -2,6 +2,7 @@
 """What a worker does where its disk or its database fails it for a while."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ async def test_a_disk_that_fails_refuses_before_any_upstream_byte_until_it_takes
         assert "cannot write the spool" in reason
     await until(lambda: not home.worker.unready())
     await ask(home)
+
+
+async def test_a_spool_that_was_deleted_is_noticed_and_new_requests_are_refused(home: House) -> None:
+    shutil.rmtree(home.worker.producer.folder)
+    await until(home.worker.unready)
+    with pytest.raises(openai.InternalServerError) as caught:
+        await ask(home)
+    assert (caught.value.status_code, caught.value.code) == (503, "storage_full")
+    assert "it was deleted while in use" in caught.value.message
+    assert not home.engine.chats()
 
 
 async def test_a_key_revoked_while_the_database_cannot_be_read_stops_working_after(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 import resource
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,6 +152,29 @@ def test_a_spool_that_is_gone_is_an_error_when_its_producer_starts_anew(store: S
     assert "ends at record 1, but 40 were taken from it" in ingester.errors[producer.name]
     assert len(rows(store)) == 40
     again.close()
+
+
+def test_a_spool_that_is_deleted_under_its_writer_is_an_error_and_the_others_go_on(
+    store: Store, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logger.ingest.LOOK_SECONDS", 0.0)
+    other = claim_producer(producer.folder.parent, "gateway")
+    spools = [Spool(each, SETTINGS.spool) for each in (producer, other)]
+    for number, spool in enumerate(spools):
+        spool.append(invocation(f"inv_{number}"))
+    ingester = DirectIngester(store, producer.folder.parent, SETTINGS)
+    drain(ingester)
+    shutil.rmtree(producer.folder)
+    spools[1].append(invocation("inv_more"))
+    drain(ingester)
+    assert f"the segments of {producer.name}" in ingester.errors[producer.name]
+    assert "were deleted while in use" in ingester.errors[producer.name]
+    assert list(ingester.lag) == [other.name]
+    assert rows(store)[-1] == ("inv_more", "complete")
+    ingester.finish()
+    for spool in spools:
+        spool.close()
+    other.release()
 
 
 def test_a_commit_without_room_is_tried_again_and_nothing_is_lost_or_twice(store: Store, producer: Producer) -> None:

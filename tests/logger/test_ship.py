@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,3 +157,16 @@ def test_a_record_that_has_no_payload_to_lose_stops_its_producer_alone(
     name = producers[0].name
     shipper = shipped(tmp_path, lambda each: len(broker.ids(producers[1])) == 100 and name in each.errors)
     assert "record 0 (fb_a) takes" in shipper.errors[name] and "max.message.bytes" in shipper.errors[name]
+
+
+def test_a_spool_that_was_deleted_while_it_was_shipped_stops_its_producer_alone(
+    tmp_path: Path, broker: Broker, producers: list[Producer]
+) -> None:
+    gone, other = producers
+    write(gone, invocation("inv_a"))
+    broker.on_send = lambda: shutil.rmtree(gone.folder, ignore_errors=True)
+    shipper = shipped(tmp_path, lambda each: gone.name in each.errors)
+    assert "were deleted while in use" in shipper.errors[gone.name]
+    assert "broker" not in shipper.errors
+    write(other, invocation("inv_b"))
+    shipped(tmp_path, lambda _: broker.ids(other) == ["inv_b"])

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a spool says of itself where there is no room for it, or its disk fails."""
 
+import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from contract.errors import SpoolError
+from contract.errors import SpoolError, StorageFull
 from contract.settings import SpoolSettings
+from logger.recovery import examine
+from logger.segment_writer import PROBE
 from logger.segments import bytes_on_disk, first_seqs, mapped, segment_path
-from logger.spool import Producer, Spool, claim_producer
+from logger.spool import Producer, Spool, SpoolReader, claim_producer
 from tests.gateway.house import broken_disk, read_spool
 from tests.logger.records import invocation
 
@@ -39,8 +43,65 @@ def test_a_failed_write_is_told_until_a_write_succeeds(producer: Producer) -> No
     with broken_disk(spool), pytest.raises(SpoolError):
         spool.append(invocation("inv_b"))
     assert spool.append(invocation("inv_b")) == 1
+    spool.retry()
     assert spool.failure is None
     assert [record.id for record in read_spool(producer.folder)] == ["inv_a", "inv_b"]
+    spool.close()
+
+
+def test_a_disk_that_takes_only_short_records_has_still_failed(producer: Producer) -> None:
+    spool = Spool(producer, SMALL)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, before[1]))
+    try:
+        with pytest.raises(StorageFull):
+            spool.append(invocation(messages=f'"{"x" * 2**14}"'))
+        spool.append(invocation("inv_short"))
+        spool.retry()
+        assert "no room" in str(spool.failure)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    spool.retry()
+    assert spool.failure is None
+    assert [record.id for record in read_spool(producer.folder)] == ["inv_short"]
+    spool.close()
+
+
+def test_who_reads_while_the_disk_is_tried_waits(producer: Producer) -> None:
+    spool = Spool(producer, SMALL)
+    spool.append(invocation("inv_a"))
+    path = segment_path(producer.folder, 0)
+    reader = SpoolReader(producer.folder, producer.name)
+    path.write_bytes(path.read_bytes() + PROBE)
+    assert [entry.seq for entry in reader.read()] == [0]
+    assert reader.read() == []
+    assert reader.backlog().records == 0
+    assert examine(producer.folder).torn_bytes == len(PROBE)
+    reader.close()
+    spool.close()
+
+
+def test_a_spool_that_was_deleted_under_its_writer_takes_nothing_more(producer: Producer) -> None:
+    now = 0.0
+    spool = Spool(producer, SMALL, clock=lambda: now)
+    spool.append(invocation("inv_a"))
+    shutil.rmtree(producer.folder)
+    now = 1.0
+    with pytest.raises(SpoolError, match=f"spool of {producer.name}: it was deleted while in use"):
+        spool.append(invocation("inv_b"))
+    spool.retry()
+    assert "start this process again" in str(spool.failure)
+    spool.close()
+
+
+def test_an_idle_writer_notices_that_its_spool_was_deleted(producer: Producer) -> None:
+    spool = Spool(producer, SMALL)
+    spool.append(invocation("inv_a"))
+    spool.retry()
+    assert spool.failure is None
+    shutil.rmtree(producer.folder)
+    spool.retry()
+    assert "it was deleted while in use" in str(spool.failure)
     spool.close()
 
 

@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from contract.errors import OperatorError
-from contract.settings import Settings
+from contract.settings import Settings, dotted, listeners
 from millrace.fetch import cache_dir
 from millrace.model import EMBEDDED, ensure_model, is_complete, was_fetched
 from millrace.system import missing_packages
@@ -182,16 +182,7 @@ def gather(settings: Settings) -> Machine:
 
 def ports(settings: Settings) -> dict[str, int]:
     """Setting -> port of everything that `millrace up` would open; 0 stands for a free one and is left out."""
-    named = {
-        "gateway.port": settings.gateway.port,
-        "log.port": settings.log.port,
-        "judge.port": settings.judge.port,
-        "trainer.port": settings.trainer.port,
-    }
-    for index, engine in enumerate(settings.engines):
-        if engine.launch is not None:
-            named[f"engines[{index}].launch.port"] = engine.launch.port
-    return {name: port for name, port in named.items() if port}
+    return {dotted(at): port for at, _host, port in listeners(settings)}
 
 
 def _other_models(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:

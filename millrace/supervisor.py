@@ -41,6 +41,8 @@ class Child:
     log: Path
     ready_url: str
     ready_timeout: float
+    port_setting: str = "another in the settings"
+    """Where its port is set."""
     stop_timeout: float = 60.0
     essential: bool = True
     """Whether the rest is of no use without it; what is not essential is started again for ever."""
@@ -229,7 +231,9 @@ async def _port_is_free(child: Child) -> None:
     except OSError:
         return
     writer.close()
-    raise OperatorError(f"{child.name} cannot start: port {url.port} is already in use; choose another in the settings")
+    raise OperatorError(
+        f"{child.name} cannot start: port {url.port} is already in use; stop what uses it, or set {child.port_setting}"
+    )
 
 
 async def _until_ready(url: str) -> None:

@@ -79,7 +79,8 @@ class Stack:
     def children(self) -> list[Child]:
         """What to start, in order."""
         settings = self.settings
-        found = [self._engine(each, each.launch) for each in settings.engines if each.launch is not None]
+        engines = enumerate(settings.engines)
+        found = [self._engine(index, each, each.launch) for index, each in engines if each.launch is not None]
         found.append(self._service("logger", settings.log.host, settings.log.port))
         found.append(self._service("gateway", settings.gateway.host, settings.gateway.port))
         if settings.judge.live:
@@ -88,7 +89,7 @@ class Stack:
             found.append(self._service("trainer", settings.trainer.host, settings.trainer.port))
         return found
 
-    def _engine(self, engine: Engine, launch: EngineLaunch) -> Child:
+    def _engine(self, index: int, engine: Engine, launch: EngineLaunch) -> Child:
         model = ensure_model(launch.model, cache_dir())
         return Child(
             name=f"engine-{engine.name}",
@@ -97,12 +98,13 @@ class Stack:
             log=self.settings.installation.logs / f"engine-{engine.name}.log",
             ready_url=f"{engine.base_url}/health",
             ready_timeout=launch.start_timeout,
+            port_setting=f"engines[{index}].launch.port",
             explain=lambda tail, code: vllm.explain(tail, code, launch),
         )
 
     def _service(self, name: str, host: str, port: int) -> Child:
+        section = "log" if name == "logger" else name
         if port == 0:
-            section = "log" if name == "logger" else name
             at = self.settings.place(section, "port")
             raise SettingsError(f"{at}: 0: `millrace up` and the others must know the port; give one")
         command = [sys.executable, "-m", "millrace", "serve", name, "--config", str(self._config)]
@@ -115,6 +117,7 @@ class Stack:
             log=self.settings.installation.logs / f"{name}.log",
             ready_url=f"{local_url(host, port)}/health",
             ready_timeout=90.0,
+            port_setting=f"{section}.port",
             stop_timeout=60.0 + drain,
             essential=name == "gateway",
             drains=name == "gateway",

@@ -5,11 +5,12 @@ A setting comes from, strongest first: a command-line flag, the environment (``M
 file, the default. This package is the only place that reads any of them.
 """
 
+from contract.settings.engines import Engine, EngineLaunch
 from contract.settings.load import load_settings, parse_settings, yaml_value
 from contract.settings.loops import Filter, Loop, Trigger
+from contract.settings.origins import dotted
+from contract.settings.references import listeners
 from contract.settings.schema import (
-    Engine,
-    EngineLaunch,
     FeedbackMetric,
     GatewaySettings,
     JudgeSampling,
@@ -45,6 +46,8 @@ __all__ = [
     "StoreSettings",
     "TrainerSettings",
     "Trigger",
+    "dotted",
+    "listeners",
     "load_settings",
     "local_url",
     "parse_settings",

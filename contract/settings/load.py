@@ -2,6 +2,7 @@
 """Flag over environment over file over default, and errors that name the setting, its value and its line."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from contract.settings.schema import Settings
 PREFIX = "MILLRACE_"
 RESERVED = frozenset({"MILLRACE_SECRET", "MILLRACE_CONFIG", "MILLRACE_CACHE", "MILLRACE_API_KEY", "MILLRACE_SOAK"})
 """Variables of that prefix that are no settings."""
+_USER = re.compile(r"://[^\s'\"]*@")
+"""User and password of a URL, which must not come to stand in a terminal or a log."""
 _MOST_VALUES = 100_000
 """Of one file, aliases followed: nine of nine in nine levels would never come to an end."""
 
@@ -162,4 +165,4 @@ def _explain(problem: Any, origins: Origins) -> str:
         return f"{place}: is missing"
     unknown = problem["type"] == "extra_forbidden"
     message = "is not a setting" if unknown else problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {problem['input']!r}: {message}"
+    return f"{place}: {_USER.sub('://…@', repr(problem['input']))}: {message}"

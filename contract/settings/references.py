@@ -4,10 +4,29 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from contract.settings.origins import Location
+from contract.settings.origins import Location, dotted
 
 if TYPE_CHECKING:
     from contract.settings.schema import Settings
+
+
+_EVERYWHERE = frozenset({"0.0.0.0", "::", ""})
+
+
+def listeners(settings: "Settings") -> Iterator[tuple[Location, str, int]]:
+    """Every address that `millrace up` opens, as (location of its port, host, port), without those of port 0."""
+    found: list[tuple[Location, str, int]] = [
+        (("gateway", "port"), settings.gateway.host, settings.gateway.port),
+        (("log", "port"), settings.log.host, settings.log.port),
+    ]
+    if settings.judge.live:
+        found.append((("judge", "port"), settings.judge.host, settings.judge.port))
+    if settings.loops:
+        found.append((("trainer", "port"), settings.trainer.host, settings.trainer.port))
+    for index, engine in enumerate(settings.engines):
+        if engine.launch is not None:
+            found.append((("engines", index, "launch", "port"), "127.0.0.1", engine.launch.port))
+    return (each for each in found if each[2])
 
 
 def dangling(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
@@ -33,6 +52,17 @@ def dangling(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
             if public not in settings.models:
                 yield (*at, "models", place), public, f"is no model; declared are {_names(settings.models)}"
     yield from _loops(settings)
+    yield from _ports(settings)
+
+
+def _ports(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
+    earlier: list[tuple[Location, str, int]] = []
+    for at, host, port in listeners(settings):
+        for other, its_host, its_port in earlier:
+            hosts = {"127.0.0.1" if each == "localhost" else each for each in (host, its_host)}
+            if port == its_port and (len(hosts) == 1 or hosts & _EVERYWHERE):
+                yield at, port, f"is the port of {dotted(other)} too"
+        earlier.append((at, host, port))
 
 
 def _loops(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:

@@ -100,12 +100,48 @@ def test_no_file_means_defaults() -> None:
         ("new_rows: 100", "every: soon", "loops.learn.trigger.every: 'soon': a duration is a number with a unit"),
         ("trigger: {new_rows: 100}", "trigger: {new_rows: 1}\n    canary: {}", "learn.canary: {}: is not built yet"),
         ("url: http://10", "url: ftp://10", "engines[1].url: 'ftp://10.0.0.1:8100': must start with http://"),
+        ("http://10.0.0.1:8100", "'http://'", "millrace.yaml:10: engines[1].url: 'http://': is no http://host:port"),
+        ("http://10.0.0.1:8100", "http://h:99999", "engines[1].url: 'http://h:99999': is no http://host:port of an"),
+        ("http://10.0.0.1:8100", "http://h:0", "engines[1].url: 'http://h:0': is no http://host:port of an engine"),
+        ("http://10.0.0.1:8100", "http://h:8?a=b", "engines[1].url: 'http://h:8?a=b': is no http://host:port"),
+        ("http://10.0.0.1:8100", "http://h:8/v1/", "engines[1].url: 'http://h:8/v1/': must end before /v1"),
+        ("http://10.0.0.1:8100", "[http://a, http://h:8/v1]", "'http://h:8/v1']: must end before /v1"),
+        ("http://10.0.0.1:8100", "http://u:secret@h", "engines[1].url: 'http://…@h': must hold no user and password"),
+        ("data_dir: somewhere", "database: postgresql://u:secret@h/d", "database: 'postgresql://…@h/d': only sqlite"),
+        ("values: [good, bad]", "values: []", "log.feedback.label: {'type': 'label', 'values': []}: no value is"),
+        ("type: label", "type: number", "log.feedback.label: {'type': 'number', 'values': ['good', 'bad']}: values"),
+        ("  port: 9001", "  port: 8091", "log.port: 8091 is the port of gateway.port too"),
+        ("  port: 9001", "  port: 8092", "judge.port: 8092 is the port of gateway.port too"),
+        ("judge:", "judge:\n  port: 8093\n  host: 0.0.0.0", "trainer.port: 8093 is the port of judge.port too"),
+        (
+            "url: http://10.0.0.1:8100",
+            "launch: {model: m, port: 9001}",
+            "millrace.yaml:10: engines[1].launch.port: 9001 is the port of gateway.port too",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_value_and_its_line(old: str, new: str, said: str) -> None:
     message = refusal(changed(old, new))
     assert said in message
     assert message.startswith("millrace.yaml:"), message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gateway: {port: 8092}\ntrainer: {port: 8092}",  # nothing listens there: there is no loop and nothing to judge
+        "gateway: {port: 0}\nlog: {port: 0}",
+        "gateway: {host: 10.0.0.1, port: 9000}\nlog: {host: 10.0.0.2, port: 9000}",
+    ],
+)
+def test_ports_that_can_be_had_at_once_may_be_alike(text: str) -> None:
+    assert parse_settings(text)
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:8100", "https://engines.example/pool/a", "http://host"])
+def test_an_engine_is_where_a_url_with_a_host_says(url: str) -> None:
+    assert parse_settings(f"engines: [{{name: e, base_model: b, url: '{url}/'}}]").engine("e").base_url == url
 
 
 def test_a_loop_whose_adapters_its_engine_would_refuse_is_refused() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from contract.settings import parse_settings
 from millrace import doctor
 from millrace.doctor import GIB, Machine, diagnose, gather, ports
+from tests.millrace.test_up import EVERYTHING
 
 HEALTHY = Machine(
     python=(3, 11, 7),
@@ -92,13 +93,14 @@ def test_what_was_seen_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_every_port_that_up_opens_is_looked_at() -> None:
-    settings = parse_settings("engines: [{name: one, base_model: m, launch: {model: m, port: 8123}}]\nlog: {port: 0}")
-    assert ports(settings) == {
+    text = EVERYTHING.replace('url: "http://127.0.0.1:9"', "launch: {model: m, port: 8123}")
+    assert ports(parse_settings(text.replace("log: {", "log: {port: 0, "))) == {
         "gateway.port": 8080,
         "judge.port": 8092,
         "trainer.port": 8093,
         "engines[0].launch.port": 8123,
     }
+    assert ports(parse_settings("")) == {"gateway.port": 8080, "log.port": 8091}
 
 
 @pytest.mark.parametrize(("machine", "code"), [(HEALTHY, 0), (dataclasses.replace(HEALTHY, embedded_model=False), 1)])

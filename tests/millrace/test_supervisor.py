@@ -115,8 +115,8 @@ async def test_lines_of_an_earlier_life_do_not_explain_this_one(tmp_path: Path, 
 async def test_another_server_on_the_port_is_named_not_taken_for_the_child(tmp_path: Path, said: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        with pytest.raises(OperatorError, match=f"port {taken} is already in use"):
-            await Supervised(a_child(tmp_path, taken), said.append).start()
+        with pytest.raises(OperatorError, match=f"port {taken} is already in use; .* set gateway.port"):
+            await Supervised(a_child(tmp_path, taken, port_setting="gateway.port"), said.append).start()
 
 
 async def test_a_child_that_never_gets_ready_is_ended(tmp_path: Path, port: int, said: list[str]) -> None:

@@ -65,6 +65,19 @@ def test_a_port_that_the_kernel_would_choose_is_refused_by_name(tmp_path: Path, 
         stack.children()
 
 
+def test_a_port_that_is_taken_is_told_with_its_setting(tmp_path: Path) -> None:
+    launched = "engines: [{name: e, base_model: b, launch: {model: some/one}}]\n"
+    text = launched + EVERYTHING.partition("\n")[2].partition("\n")[2]
+    stack = Stack(parse_settings(text), tmp_path / "millrace.yaml", [], print)
+    assert {child.name: child.port_setting for child in stack.children()} == {
+        "engine-e": "engines[0].launch.port",
+        "logger": "log.port",
+        "gateway": "gateway.port",
+        "judge": "judge.port",
+        "trainer": "trainer.port",
+    }
+
+
 def test_a_gateway_on_every_address_is_asked_on_the_loopback_one(tmp_path: Path) -> None:
     settings = parse_settings("gateway: {host: '::'}")
     gateway = next(child for child in Stack(settings, tmp_path, [], print).children() if child.name == "gateway")

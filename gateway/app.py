@@ -34,18 +34,20 @@ from contract.errors import (
 )
 from contract.ids import new_id
 from contract.money import NANO
+from gateway.asked import ENDPOINTS
 from gateway.client import ClientGone, header, read_body
 from gateway.door import Door
 from gateway.feedback import as_answer, parse_feedback
 from gateway.fields import parse_body
 from gateway.keys import Key
 from gateway.metrics import DURATION, REQUESTS
-from gateway.relay import ENDPOINT, relay
+from gateway.relay import relay
 from gateway.rendering import error_headers
 from gateway.worker import Worker
 
 MODELS, FEEDBACK = "/v1/models", "/v1/feedback"
 OPERATIONS = ("/health", "/ready", "/metrics", "/version")
+_ROUTES = frozenset({MODELS, FEEDBACK, *OPERATIONS, *(endpoint.path for endpoint in ENDPOINTS)})
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +64,8 @@ def create_app(worker: Worker) -> FastAPI:
             await worker.close()
 
     app = FastAPI(title="Millrace", version=_release(), lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.router.routes.append(Route(ENDPOINT, _only_at_the_door, methods=["POST"]))
+    for endpoint in ENDPOINTS:
+        app.router.routes.append(Route(endpoint.path, _only_at_the_door, methods=["POST"]))
     app.add_api_route(MODELS, list_models, methods=["GET"])
     app.add_api_route(MODELS + "/{name:path}", retrieve_model, methods=["GET"])
     app.add_api_route(FEEDBACK, post_feedback, methods=["POST"])
@@ -79,7 +82,7 @@ def create_app(worker: Worker) -> FastAPI:
 
 def door(worker: Worker) -> Any:
     """What uvicorn takes as ``http``: the hot routes are answered there, the others by the application."""
-    return partial(Door, worker, {ENDPOINT.encode(): relay})
+    return partial(Door, worker, {endpoint.path.encode(): partial(relay, endpoint) for endpoint in ENDPOINTS})
 
 
 class Frame:
@@ -226,6 +229,6 @@ def _model(request: Request, name: str) -> dict[str, Any]:
 
 def _route(path: str) -> str:
     """The route of a path, for metrics: one of a few names."""
-    if path in (ENDPOINT, MODELS, FEEDBACK, *OPERATIONS):
+    if path in _ROUTES:
         return path
     return MODELS + "/{name}" if path.startswith(MODELS + "/") else "other"

@@ -9,7 +9,7 @@ import orjson
 from contract.prices import PriceBook
 from contract.records import Invocation, Status
 from contract.settings import PayloadPolicy
-from gateway.fields import ChatRequest
+from gateway.asked import Asked
 from gateway.keys import Key
 from gateway.replicas import Replica
 from gateway.routes import Target
@@ -37,7 +37,7 @@ class Entry:
         self.key = key
         self.endpoint = endpoint
         self.asked = ""
-        self.request: ChatRequest | None = None
+        self.request: Asked | None = None
         self.target: Target | None = None
         self.replica: Replica | None = None
         self.attempts = 0
@@ -65,7 +65,7 @@ class Entry:
     def usage(self) -> Usage:
         """What the answer has used so far."""
         assert self.request is not None, "a request that went upstream was understood"
-        return self.meter.usage(self.request.prompt_bytes)
+        return self.meter.usage(len(self.request.prompt), self.request.n)
 
     def goes_upstream(self, replica: Replica) -> None:
         """Notes an attempt; what an earlier one metered is no part of this answer."""
@@ -127,7 +127,7 @@ class Entry:
             self._add_answer(record)
         return record
 
-    def _add_request(self, record: Invocation, request: ChatRequest) -> None:
+    def _add_request(self, record: Invocation, request: Asked) -> None:
         record.stream = request.stream
         record.user = request.user
         if request.metadata is not None:
@@ -135,7 +135,7 @@ class Entry:
             record.metadata = orjson.dumps(request.metadata).decode()
         record.parameters = request.parameters.decode()
         if self._policy.payload == "on":
-            record.messages = request.messages.decode()
+            record.messages = request.prompt.decode()
 
     def _add_answer(self, record: Invocation) -> None:
         if self._policy.payload == "on" and self.meter.started:

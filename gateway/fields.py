@@ -7,13 +7,14 @@ alone; every other one is unknown here, so nothing that names files, templates, 
 ever reaches an engine.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import msgspec
 import orjson
 
 from contract.errors import InvalidRequest, UnknownParameter
 from contract.settings import GatewaySettings
+from gateway.asked import CHAT, Asked
 from gateway.checks import (
     Check,
     flag,
@@ -147,53 +148,7 @@ REFUSED: dict[str, Check] = {
 }
 OWN = frozenset({"messages", "model", "stream", "stream_options"})
 """Read by the gateway itself."""
-_ANY_MODEL = {**APPLIED, **EXTRAS, **KEPT, **ACCEPTED, **REFUSED}
-
-
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat request that may go to an engine; what goes on is JSON already."""
-
-    model: str
-    messages: bytes
-    parameters: bytes
-    """What the client set, as it goes to the engine: an object."""
-    stream: bool
-    include_usage: bool
-    wants_logprobs: bool
-    """The client asked for log-probabilities itself."""
-    bounded: bool
-    """The client bounded the tokens of its answer."""
-    user: str | None
-    metadata: dict[str, str] | None
-
-    @property
-    def conversation(self) -> str | None:
-        """The conversation that the application says this belongs to."""
-        return (self.metadata or {}).get("conversation")
-
-    @property
-    def prompt_bytes(self) -> int:
-        """Size of the messages, for estimates."""
-        return len(self.messages)
-
-    def upstream(self, model: str, cache_salt: str, *, tokens: bool, at_most: int | None = None) -> bytes:
-        """The body for the engine, which knows the version as ``model``.
-
-        ``tokens`` also asks for token ids and the sampled tokens' log-probabilities; ``at_most`` bounds the tokens of
-        a request that does not.
-        """
-        own: dict[str, Any] = {"model": model, "cache_salt": cache_salt}
-        if at_most is not None and not self.bounded:
-            own["max_completion_tokens"] = at_most
-        if self.stream:
-            # Running usage, so that what a client that hangs up has used is the engine's own count.
-            own |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-        if tokens:
-            own["return_token_ids"] = True
-            if not self.wants_logprobs:
-                own["logprobs"] = True
-        rest = b"}" if self.parameters == b"{}" else b"," + self.parameters[1:]
-        return b'%b,"messages":%b%b' % (orjson.dumps(own)[:-1], self.messages, rest)
+_KNOWN = {**APPLIED, **EXTRAS, **KEPT, **ACCEPTED, **REFUSED}
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
@@ -212,59 +167,74 @@ def parse_body(body: bytes) -> dict[str, Any]:
     return document
 
 
-def parse_chat(document: dict[str, Any], settings: GatewaySettings) -> ChatRequest:
+def parse_chat(document: dict[str, Any], settings: GatewaySettings) -> Asked:
     """A chat request, every field checked.
 
     Raises:
         InvalidRequest: naming the field and its value.
     """
-    given = {name: value for name, value in document.items() if value is not None}
-    checked: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in OWN:
-            if name not in _ANY_MODEL:
-                raise UnknownParameter(f"{name} is not a known field of a chat request", param=name)
-            checked[name] = _ANY_MODEL[name](name, value)
-    _bounds(checked, settings)
-    stream = flag("stream", given.get("stream", False))
+    given, checked = check_fields(document, OWN, _KNOWN, "chat", settings)
+    if "top_logprobs" in checked and not checked.get("logprobs"):
+        raise invalid("top_logprobs", checked["top_logprobs"], "is allowed only with logprobs: true")
+    stream, include_usage = check_stream(given)
     parameters = {name: value for name, value in checked.items() if name in APPLIED or name in EXTRAS}
     if parameters.get("logprobs") is False:
         del parameters["logprobs"]  # as if absent; the gateway may ask for them itself
-    return ChatRequest(
-        model=_model(given.get("model")),
-        messages=orjson.dumps(parse_messages(given.get("messages"), settings.max_messages)),
+    return Asked(
+        endpoint=CHAT,
+        model=check_model(given.get("model")),
+        prompt=orjson.dumps(parse_messages(given.get("messages"), settings.max_messages)),
         parameters=orjson.dumps(parameters),
         stream=stream,
-        include_usage=_include_usage(given.get("stream_options"), stream),
+        include_usage=include_usage,
         wants_logprobs="logprobs" in parameters,
         bounded=bool(_LONGEST & parameters.keys()),
         user=checked.get("user", checked.get("safety_identifier")),
         metadata=checked.get("metadata"),
+        n=checked.get("n", 1),
     )
 
 
-def _model(value: Any) -> str:
+def check_fields(
+    document: dict[str, Any], own: Collection[str], known: Mapping[str, Check], kind: str, settings: GatewaySettings
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was given, without nulls, and those fields of it that are not the gateway's ``own``, each checked.
+
+    Raises:
+        InvalidRequest: naming the field and its value; also where it is over a bound of the settings.
+    """
+    given = {name: value for name, value in document.items() if value is not None}
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in own:
+            if name not in known:
+                raise UnknownParameter(f"{name} is not a known field of a {kind} request", param=name)
+            checked[name] = known[name](name, value)
+    for name in _LONGEST & checked.keys():
+        integer(1, settings.max_completion_tokens)(name, checked[name])
+    if "n" in checked:
+        integer(1, settings.max_choices)("n", checked["n"])
+    return given, checked
+
+
+def check_model(value: Any) -> str:
+    """The name of a model."""
+    if value is None:
+        raise InvalidRequest("model: is missing", param="model")
     name = text("model", value)
     if not 0 < len(name) <= MAX_MODEL_NAME:
         raise invalid("model", name, f"is not 1 to {MAX_MODEL_NAME} characters long")
     return name
 
 
-def _bounds(checked: dict[str, Any], settings: GatewaySettings) -> None:
-    for name in _LONGEST & checked.keys():
-        integer(1, settings.max_completion_tokens)(name, checked[name])
-    if "n" in checked:
-        integer(1, settings.max_choices)("n", checked["n"])
-    if "top_logprobs" in checked and not checked.get("logprobs"):
-        raise invalid("top_logprobs", checked["top_logprobs"], "is allowed only with logprobs: true")
-
-
-def _include_usage(value: Any, stream: bool) -> bool:
+def check_stream(given: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether a stream is wanted, and whether it is to end with its usage."""
+    stream, value = flag("stream", given.get("stream", False)), given.get("stream_options")
     if value is None:
-        return False
+        return stream, False
     if not stream:
         raise invalid("stream_options", value, "is allowed only with stream: true")
     options = known_members("stream_options", value, {"include_usage", "include_obfuscation"})
     for name, option in options.items():
         flag(f"stream_options.{name}", option)
-    return bool(options.get("include_usage"))
+    return stream, bool(options.get("include_usage"))

@@ -28,6 +28,8 @@ def parse_messages(value: Any, at_most: int) -> list[dict[str, Any]]:
     Raises:
         InvalidRequest: naming the message, the field and its value.
     """
+    if value is None:
+        raise InvalidRequest("messages: is missing", param="messages")
     messages = json_list("messages", value)
     if not messages:
         raise InvalidRequest("messages: [] holds no message", param="messages")

@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from contract.settings import GatewaySettings
-from gateway.fields import MAX_MODEL_NAME, ChatRequest
+from gateway.asked import CHAT, Asked
+from gateway.fields import MAX_MODEL_NAME
 
 _Sampling = Annotated[float, Meta(ge=-2, le=2)]
 _Count = Annotated[int, Meta(ge=1)]
@@ -56,7 +57,7 @@ _decoder = msgspec.json.Decoder(_Usual)
 _encoder = msgspec.json.Encoder()
 
 
-def usual_chat(body: bytes, settings: GatewaySettings) -> ChatRequest | None:
+def usual_chat(body: bytes, settings: GatewaySettings) -> Asked | None:
     """The request in ``body``, every field checked; None where it is not a usual one."""
     try:
         asked = _decoder.decode(body)
@@ -72,9 +73,10 @@ def usual_chat(body: bytes, settings: GatewaySettings) -> ChatRequest | None:
     ):
         return None
     set_by_client = {name: value for name in _PARAMETERS if (value := getattr(asked, name)) is not None}
-    return ChatRequest(
+    return Asked(
+        endpoint=CHAT,
         model=asked.model,
-        messages=_encoder.encode(asked.messages),
+        prompt=_encoder.encode(asked.messages),
         parameters=_encoder.encode(set_by_client) if set_by_client else b"{}",
         stream=stream,
         include_usage=options is not None and bool(options.include_usage),
@@ -82,4 +84,5 @@ def usual_chat(body: bytes, settings: GatewaySettings) -> ChatRequest | None:
         bounded=asked.max_tokens is not None or asked.max_completion_tokens is not None,
         user=asked.user,
         metadata=asked.metadata,
+        n=asked.n or 1,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``POST /v1/chat/completions``: the path of a request, top to bottom.
+"""The path of a request to a model, top to bottom.
 
 key -> place in flight -> body -> version -> replica -> engine -> meter -> spool -> last byte. However it ends, exactly
 one record of it is in the spool, and a client that got a whole answer got it after that record was written.
@@ -22,11 +22,13 @@ from contract.errors import (
 from contract.ids import new_id, new_invocation_id
 from contract.money import NANO
 from contract.records import Invocation, Status
+from gateway.asked import CHAT, COMPLETIONS, Asked, Endpoint
 from gateway.client import ClientGone
 from gateway.complaints import LostModel, complaint
+from gateway.completions import parse_completion
 from gateway.door import Turn
 from gateway.entry import Entry
-from gateway.fields import MAX_MODEL_NAME, ChatRequest, parse_body, parse_chat
+from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
 from gateway.metrics import FIRST_TOKEN
 from gateway.quick import usual_chat
 from gateway.replicas import Replica
@@ -37,13 +39,13 @@ from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
 from gateway.worker import Leaving, Worker
 
-ENDPOINT = "/v1/chat/completions"
+_PARSERS = {CHAT: parse_chat, COMPLETIONS: parse_completion}
 PREFIX_BYTES = 1024
 """Of the messages: as much as makes a replica's prefix cache worth asking."""
 _log = logging.getLogger(__name__)
 
 
-async def relay(worker: Worker, turn: Turn) -> None:
+async def relay(endpoint: Endpoint, worker: Worker, turn: Turn) -> None:
     """Answers one request, in whatever way it ends."""
     try:
         key = worker.keys.authenticate(turn.header(b"authorization"), time.time_ns())
@@ -52,15 +54,16 @@ async def relay(worker: Worker, turn: Turn) -> None:
         turn.request_id = new_id("req")
         turn.fail(error)
         return
-    entry = Entry(new_invocation_id(key.project, worker.secret), key, ENDPOINT, worker.settings.log.policy)
+    entry = Entry(new_invocation_id(key.project, worker.secret), key, endpoint.path, worker.settings.log.policy)
     turn.request_id = entry.invocation
-    await Exchange(worker, entry, turn).serve()
+    await Exchange(endpoint, worker, entry, turn).serve()
 
 
 class Exchange:
     """One request, its answer and its record."""
 
-    def __init__(self, worker: Worker, entry: Entry, turn: Turn) -> None:
+    def __init__(self, endpoint: Endpoint, worker: Worker, entry: Entry, turn: Turn) -> None:
+        self._endpoint = endpoint
         self._worker = worker
         self._entry = entry
         self._turn = turn
@@ -109,17 +112,18 @@ class Exchange:
         finally:
             reservation.settle()
 
-    def _understood(self, body: bytes) -> ChatRequest:
+    def _understood(self, body: bytes) -> Asked:
         settings = self._worker.settings.gateway
-        request = usual_chat(body, settings)
-        if request is not None:
-            self._entry.asked = request.model
-            return request
+        if self._endpoint is CHAT:
+            request = usual_chat(body, settings)
+            if request is not None:
+                self._entry.asked = request.model
+                return request
         document = parse_body(body)
         self._entry.asked = str(document.get("model", ""))[:MAX_MODEL_NAME]
-        return parse_chat(document, settings)
+        return _PARSERS[self._endpoint](document, settings)
 
-    async def _answer(self, request: ChatRequest, target: Target) -> None:
+    async def _answer(self, request: Asked, target: Target) -> None:
         """By the model that was asked for, or, before a byte has gone out, by one of its fallbacks."""
         routes = self._worker.routes
         routes.retries.earn()
@@ -133,7 +137,7 @@ class Exchange:
                     raise
             target = self._entry.target = fallbacks.pop(0)
 
-    async def _by_a_replica(self, request: ChatRequest, target: Target) -> None:
+    async def _by_a_replica(self, request: Asked, target: Target) -> None:
         """By one replica, or, before a byte has gone out, by another."""
         routes, lost = self._worker.routes, False
         tried: list[Replica] = []
@@ -165,9 +169,9 @@ class Exchange:
         """What requests with the same beginning have in common; of another project nothing is cached for this one."""
         entry = self._entry
         assert entry.request is not None
-        return entry.key.project.encode() + entry.request.messages[:PREFIX_BYTES]
+        return entry.key.project.encode() + entry.request.prompt[:PREFIX_BYTES]
 
-    async def _attempt(self, request: ChatRequest, target: Target, replica: Replica) -> None:
+    async def _attempt(self, request: Asked, target: Target, replica: Replica) -> None:
         worker, entry, tokens = self._worker, self._entry, self._worker.settings.log.policy.tokens
         cap, context = worker.settings.gateway.max_completion_tokens, replica.client.context
         body = request.upstream(
@@ -179,7 +183,7 @@ class Exchange:
         )
         shape = Shape(
             model=target.asked,
-            response_id=f"chatcmpl-{entry.invocation}",
+            response_id=self._endpoint.id_prefix + entry.invocation,
             include_usage=request.include_usage,
             hide_tokens=tokens,
             hide_logprobs=tokens and not request.wants_logprobs,
@@ -187,7 +191,7 @@ class Exchange:
         entry.goes_upstream(replica)
         assert self._turn.strand is not None
         answer = await worker.upstream.post(
-            replica.origin, replica.request(ENDPOINT, entry.invocation, body), self._turn.strand, entry.watch
+            replica.origin, replica.request(self._endpoint.path, entry.invocation, body), self._turn.strand, entry.watch
         )
         replica.outstanding += 1
         try:

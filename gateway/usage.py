@@ -54,6 +54,8 @@ class _Token(msgspec.Struct):
 
 class _Logprobs(msgspec.Struct):
     content: list[_Token] | None = None
+    token_logprobs: list[float | None] | None = None
+    """As completions without messages have them; that of a prompt's first token is null."""
 
 
 class _Function(msgspec.Struct):
@@ -85,6 +87,9 @@ class _Choice(msgspec.Struct):
     token_ids: list[int] | None = None
     delta: _Delta | None = None
     message: msgspec.Raw = _ABSENT
+    text: str | None = None
+    """Of a completion without messages, streamed or whole."""
+    prompt_token_ids: list[int] | None = None
 
 
 class _Said(msgspec.Struct):
@@ -160,11 +165,14 @@ class Meter:
         self.prompt_token_ids = document.prompt_token_ids or self.prompt_token_ids
         return document
 
-    def usage(self, prompt_bytes: int) -> Usage:
-        """Tokens so far: reported, else counted, else estimated from ``prompt_bytes`` and the pieces received."""
+    def usage(self, prompt_bytes: int, n: int = 1) -> Usage:
+        """Tokens so far: reported, else counted, else estimated from ``prompt_bytes`` and the pieces received.
+
+        ``n`` answers belong to each prompt: running counts of a prompt are the same on all of them.
+        """
         if self._total is not None:
             return _as_usage(self._total)
-        added_up = self._added_up()
+        added_up = self._added_up(n)
         if added_up is not None:
             return added_up
         ids = sum(len(answer.token_ids) for answer in self._answers.values())
@@ -215,8 +223,17 @@ class Meter:
             answer.finish_reason = choice.finish_reason
         if choice.token_ids is not None:
             answer.token_ids += choice.token_ids
-        if choice.logprobs is not None and choice.logprobs.content:
-            answer.logprobs += [token.logprob for token in choice.logprobs.content]
+        if choice.logprobs is not None:
+            if choice.logprobs.content:
+                answer.logprobs += [token.logprob for token in choice.logprobs.content]
+            if choice.logprobs.token_logprobs:
+                answer.logprobs += [value for value in choice.logprobs.token_logprobs if value is not None]
+        if choice.text:
+            answer.pieces += max(1, len(choice.text.encode()) // BYTES_PER_TOKEN)  # a whole answer is one piece
+            if self._payload:
+                answer.texts.setdefault("content", []).append(choice.text)
+        if choice.prompt_token_ids is not None:
+            self.prompt_token_ids = choice.prompt_token_ids
         if choice.message is not _ABSENT:
             answer.message = choice.message
         if choice.delta is not None:
@@ -247,7 +264,7 @@ class Meter:
         for choice in choices:
             self._running[choice.index] = reported
 
-    def _added_up(self) -> Usage | None:
+    def _added_up(self, n: int) -> Usage | None:
         if not self._running:
             return None
         last = _as_usage(list(self._running.values())[-1])
@@ -256,7 +273,8 @@ class Meter:
         completion = sum(report.completion_tokens or 0 for report in self._running.values())
         reasoning = [_as_usage(report).reasoning for report in self._running.values()]
         known = [count for count in reasoning if count is not None]
-        return Usage(last.prompt, completion, last.cached, sum(known) if known else None, "reported")
+        prompts = {index // n: report.prompt_tokens for index, report in self._running.items()}
+        return Usage(sum(prompts.values()), completion, last.cached, sum(known) if known else None, "reported")
 
 
 def _add_to_call(tools: dict[int, dict[str, Any]], piece: _ToolCall) -> None:

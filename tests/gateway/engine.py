@@ -62,6 +62,7 @@ class FakeEngine:
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._completion)
         app.router.add_post("/v1/load_lora_adapter", self._load)
         app.router.add_post("/v1/unload_lora_adapter", self._unload)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -81,7 +82,7 @@ class FakeEngine:
 
     def chats(self) -> list[dict[str, Any]]:
         """Bodies of the chat requests, without probes."""
-        return [body for body in self.requests if body["messages"][0]["content"] != "ping"]
+        return [body for body in self.requests if "prompt" in body or body["messages"][0]["content"] != "ping"]
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(status=self.health)
@@ -114,6 +115,9 @@ class FakeEngine:
         if self.loaded.pop(body["lora_name"], None) is None:
             return error(404, "The lora adapter cannot be found.")
         return web.Response(text="Success")
+
+    async def _completion(self, request: web.Request) -> web.StreamResponse:
+        return await self._chat(request)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -185,7 +189,41 @@ def events(engine: FakeEngine, request: web.Request, body: dict[str, Any]) -> li
 
 async def whole_or_streamed(engine: FakeEngine, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """The usual behaviour, as `Script` has it."""
+    if "prompt" in body:
+        return await completion(engine, request, body)
     return await (streamed if body.get("stream") else whole)(engine, request, body)
+
+
+async def completion(engine: FakeEngine, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """A completion without messages: to each prompt `Script.n` times its words."""
+    script, prompt = engine.script, body["prompt"]
+    several = isinstance(prompt, list) and isinstance(prompt[0], str | list)
+    number, words = (len(prompt) if several else 1) * script.n, script.words
+    head = {
+        "id": f"cmpl-{request.headers['X-Request-Id']}", "object": "text_completion", "created": 1700000000,
+        "model": body["model"],
+    }  # fmt: skip
+    total = usage(PROMPT_TOKENS * number // script.n, len(words) * number, script.cached)
+    logprobs = {"tokens": words, "token_logprobs": [-0.5] * len(words)} if "logprobs" in body else None
+    if not body.get("stream"):
+        choice = {"text": "".join(words), "logprobs": logprobs, "finish_reason": "length"}
+        return web.json_response(
+            {**head, "choices": [{"index": index, **choice} for index in range(number)], "usage": total}
+        )
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    await response.prepare(request)
+    sent = 0
+    for count, word in enumerate(words, 1):
+        for index in range(number):
+            if sent == script.hold_after:
+                await engine.release.wait()
+            choice = {"index": index, "text": word, "logprobs": None, "finish_reason": None}
+            chunk = {**head, "choices": [choice], "usage": usage(PROMPT_TOKENS, count)}
+            await response.write(b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n")
+            sent += 1
+    chunk = {**head, "choices": [], "usage": total}
+    await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n")
+    return response
 
 
 async def whole(engine: FakeEngine, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:

@@ -8,14 +8,15 @@ from openai.types.chat.chat_completion_stream_options_param import ChatCompletio
 
 from contract.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
 from contract.settings import GatewaySettings
-from gateway.fields import ACCEPTED, APPLIED, EXTRAS, KEPT, OWN, REFUSED, ChatRequest, parse_body, parse_chat
+from gateway.asked import Asked
+from gateway.fields import ACCEPTED, APPLIED, EXTRAS, KEPT, OWN, REFUSED, parse_body, parse_chat
 from gateway.messages import _FIELDS
 
 ASK = [{"role": "user", "content": "hello"}]
 BOUNDS = GatewaySettings(max_completion_tokens=100, max_choices=4, max_messages=3)
 
 
-def parsed(**fields: object) -> ChatRequest:
+def parsed(**fields: object) -> Asked:
     return parse_chat({"model": "m", "messages": ASK, **fields}, BOUNDS)
 
 
@@ -86,7 +87,8 @@ def test_a_field_that_is_not_on_a_list_is_refused_by_name(name: str) -> None:
         ({"metadata": {"k": "v" * 513}}, "metadata.k", "vvv"),
         ({"user": 5}, "user", "5"),
         ({"top_k": -2}, "top_k", "-2"),
-        ({"model": None}, "model", "null"),
+        ({"model": None}, "model", "is missing"),
+        ({"messages": None}, "messages", "is missing"),
         ({"model": ""}, "model", '""'),
         ({"messages": []}, "messages", "[]"),
         ({"messages": ASK * 4}, "messages", "4"),
@@ -166,7 +168,7 @@ def test_an_assistants_own_answer_may_come_back_as_it_was() -> None:
         "tool_calls": [call], "reasoning": None,
     }  # fmt: skip
     result = {"role": "tool", "tool_call_id": "c1", "content": "5"}
-    assert orjson.loads(parsed(messages=[*ASK, answered, result]).messages) == [
+    assert orjson.loads(parsed(messages=[*ASK, answered, result]).prompt) == [
         *ASK, {"role": "assistant", "tool_calls": [call]}, result,
     ]  # fmt: skip
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from contract.errors import InvalidRequest
 from contract.settings import GatewaySettings
-from gateway.fields import ChatRequest, parse_body, parse_chat
+from gateway.asked import Asked
+from gateway.fields import parse_body, parse_chat
 from gateway.quick import usual_chat
 
 SETTINGS = GatewaySettings(max_completion_tokens=100, max_choices=4, max_messages=3)
@@ -53,9 +54,9 @@ USUAL = st.fixed_dictionaries(
 )
 
 
-def meaning(request: ChatRequest) -> tuple[Any, ...]:
+def meaning(request: Asked) -> tuple[Any, ...]:
     return (
-        request.model, orjson.loads(request.messages), orjson.loads(request.parameters), request.stream,
+        request.model, request.n, orjson.loads(request.prompt), orjson.loads(request.parameters), request.stream,
         request.include_usage, request.wants_logprobs, request.bounded, request.user, request.metadata,
     )  # fmt: skip
 

@@ -31,6 +31,12 @@ def test_sums_that_are_absent_count_as_none() -> None:
     assert "(unknown)" in str(found)
 
 
+def test_names_that_clients_invent_are_one_line() -> None:
+    found = bill([row("t", "t@1", 2), *(row(f"nobody-{n}", "", cost=None) for n in range(3)), row("", "")])
+    assert [(line.model, line.version, line.requests) for line in found.lines] == [("", "", 4), ("t", "t@1", 2)]
+    assert "nobody" not in str(found)
+
+
 def test_an_empty_bill_prints_its_total() -> None:
     assert str(bill([])).splitlines()[-1].split() == ["total", "0", "0", "0", "0", "0", "$0.000000"]
 

@@ -48,7 +48,13 @@ def test_running_usage_of_several_choices_is_added_up() -> None:
     meter = metered(
         chunk("", 0, (5, 0)), chunk("", 1, (5, 0)), chunk("a", 0, (5, 1)), chunk("a", 1, (5, 1)), chunk("b", 1, (5, 2))
     )
-    assert meter.usage(99) == Usage(5, 3, None, None, "reported")
+    assert meter.usage(99, n=2) == Usage(5, 3, None, None, "reported")
+
+
+def test_running_usage_of_several_prompts_is_added_up_by_prompt() -> None:
+    counts = [(0, 5), (1, 5), (2, 8), (3, 8)]  # two prompts, two answers to each
+    meter = metered(*(chunk("a", index, (prompt, 1)) for index, prompt in counts), chunk("b", 3, (8, 2)))
+    assert meter.usage(99, n=2) == Usage(13, 5, None, None, "reported")
 
 
 def test_the_total_at_the_end_outweighs_running_usage() -> None:

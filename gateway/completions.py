@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every field of a completion request (the older route, without messages), and what becomes of it.
+
+As in `gateway.fields`: the OpenAI schema's fields are applied, accepted without effect, or refused by name.
+"""
+
+from typing import Any
+
+import orjson
+
+from contract.errors import InvalidRequest
+from contract.settings import GatewaySettings
+from gateway.asked import COMPLETIONS, Asked
+from gateway.checks import Check, flag, integer, invalid, list_of, only, refused, text
+from gateway.fields import APPLIED as CHAT_APPLIED
+from gateway.fields import EXTRAS, KEPT, check_fields, check_model, check_stream
+
+_token = integer(0, 2**31 - 1)
+_MAX_TOKENS = 2**20
+"""Of one prompt given as tokens: more than any engine here can mean."""
+_LIKE_CHAT = ("frequency_penalty", "logit_bias", "n", "presence_penalty", "seed", "stop", "temperature", "top_p")
+
+APPLIED: dict[str, Check] = {
+    **{name: CHAT_APPLIED[name] for name in _LIKE_CHAT},
+    "echo": flag,
+    "logprobs": integer(0, 5),
+    "max_tokens": CHAT_APPLIED["max_tokens"],
+}
+"""Sent on to the engine as they are."""
+ACCEPTED: dict[str, Check] = {"best_of": only(1)}
+REFUSED: dict[str, Check] = {"suffix": refused("no model here fills in the middle")}
+OWN = frozenset({"prompt", "model", "stream", "stream_options"})
+_KNOWN = {**APPLIED, **EXTRAS, "user": KEPT["user"], **ACCEPTED, **REFUSED}
+
+
+def parse_completion(document: dict[str, Any], settings: GatewaySettings) -> Asked:
+    """A completion request, every field checked.
+
+    Raises:
+        InvalidRequest: naming the field and its value.
+    """
+    given, checked = check_fields(document, OWN, _KNOWN, "completion", settings)
+    stream, include_usage = check_stream(given)
+    prompts = _prompts(given.get("prompt"))
+    n = checked.get("n", 1)
+    if len(prompts) * n > settings.max_choices:
+        raise InvalidRequest(
+            f"prompt: {len(prompts)} prompts with n = {n} are more than the {settings.max_choices} answers allowed "
+            "(gateway.max_choices)",
+            param="prompt",
+        )
+    parameters = {name: value for name, value in checked.items() if name in APPLIED or name in EXTRAS}
+    return Asked(
+        endpoint=COMPLETIONS,
+        model=check_model(given.get("model")),
+        prompt=orjson.dumps(given["prompt"]),
+        parameters=orjson.dumps(parameters),
+        stream=stream,
+        include_usage=include_usage,
+        wants_logprobs="logprobs" in parameters,
+        bounded=True,  # by 16 tokens where nothing is said, as the route has it
+        user=checked.get("user"),
+        n=n,
+    )
+
+
+def _prompts(value: Any) -> list[Any]:
+    """The prompts: one or several, each a text or a list of tokens."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise invalid("prompt", value, "is not a string, a list of strings, or tokens")
+    if isinstance(value[0], str):
+        return list(list_of(text, len(value))("prompt", value))
+    if isinstance(value[0], list):
+        return [_tokens(f"prompt[{index}]", each) for index, each in enumerate(value)]
+    return [_tokens("prompt", value)]
+
+
+def _tokens(field: str, value: Any) -> list[int]:
+    tokens: list[int] = list_of(_token, _MAX_TOKENS)(field, value)
+    if not tokens:
+        raise invalid(field, value, "holds no token")
+    return tokens

@@ -38,7 +38,7 @@ def parse_usd(text: str | int | float | Decimal) -> int:
 def format_usd(nano: int, decimals: int = 6) -> str:
     """An amount for people, rounded half to even: ``format_usd(1_234_567) == '$0.001235'``."""
     rounded = (Decimal(nano) / NANO).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_EVEN)
-    return f"-${-rounded}" if rounded < 0 else f"${rounded}"
+    return f"-${-rounded:f}" if rounded < 0 else f"${rounded:f}"
 
 
 def whole_nanos(total: int) -> int:

@@ -53,6 +53,7 @@ def test_an_amount_is_printed_rounded_half_to_even(nano: int, decimals: int) -> 
     printed = format_usd(nano, decimals)
     assert Decimal(printed.replace("$", "")) == wanted
     assert printed.startswith("-$") == (wanted < 0)
+    assert "E" not in printed
 
 
 def version(starts: int, price: int, model: str = "m") -> PriceVersion:

@@ -17,6 +17,7 @@ class Line:
     """What one version did under one public name."""
 
     model: str
+    """Empty for what was refused before it had a model, whatever name it asked for."""
     version: str
     requests: int
     unmetered: int
@@ -68,7 +69,8 @@ def bill(rows: Iterable[Mapping[str, Any]]) -> Bill:
     """
     sums: dict[tuple[str, str], list[int]] = {}
     for row in rows:
-        known = sums.setdefault((row["alias"], row["version"]), [0] * len(_SUMS))
+        model = row["alias"] if row["version"] else ""
+        known = sums.setdefault((model, row["version"]), [0] * len(_SUMS))
         for index, name in enumerate(_SUMS):
             known[index] += row[name] or 0
     return Bill(tuple(Line(model, version, *sums[model, version]) for model, version in sorted(sums)))

@@ -10,9 +10,6 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from contract.database import open_database
 from contract.errors import SettingsError
@@ -85,13 +82,16 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: boo
     if not rows:
         typer.echo(empty)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column.replace("_", " "))
-    for row in rows:
-        # As Text, because what people named may look like markup.
-        table.add_row(*(Text("" if row.get(column) is None else str(row[column])) for column in columns))
-    Console().print(table)
+    head = tuple(column.replace("_", " ") for column in columns)
+    lines = [head, *(tuple(_cell(row.get(column)) for column in columns) for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for line in lines:
+        # However wide: what is printed here goes into other commands, so nothing is cut or folded.
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else " ".join(str(value).split())
 
 
 def one_line(as_json: bool, document: Mapping[str, Any], text: Callable[[], str]) -> None:

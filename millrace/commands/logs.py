@@ -3,11 +3,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from contract.errors import NotFound
+from contract.ids import invocation_of
 from contract.money import format_usd
 from contract.settings import Settings
 from gateway.statements import bill
@@ -69,9 +71,10 @@ def show_invocation(
     as_json: AsJson = False,
 ) -> None:
     """Show one invocation whole."""
-    row: dict[str, Any] | None = ask(read_settings(config, overrides), lambda client: client.invocation(invocation))
+    identifier = invocation_of(invocation)
+    row: dict[str, Any] | None = ask(read_settings(config, overrides), lambda client: client.invocation(identifier))
     if row is None:
-        raise NotFound(f"the log has no invocation {invocation}")
+        raise NotFound(f"the log has no invocation {identifier}")
     one_line(as_json, row, lambda: "\n".join(f"{name:<22} {value}" for name, value in row.items() if value is not None))
 
 
@@ -79,4 +82,4 @@ def usage(config: Config = None, overrides: Set = None, as_json: AsJson = False)
     """Show requests, tokens and cost by model and version."""
     rows = ask(read_settings(config, overrides), lambda client: client.usage(group_by=["alias", "version"]))
     statement = bill(rows)
-    one_line(as_json, {"lines": [dict(row) for row in rows]}, lambda: str(statement))
+    one_line(as_json, {"lines": [asdict(line) for line in statement.lines]}, lambda: str(statement))

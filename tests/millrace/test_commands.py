@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the subcommands ask and print."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from typer.testing import CliRunner
+
+from millrace.cli import app
+from millrace.commands import logs
+
+SETTINGS = """
+engines: [{name: e, base_model: small, url: "http://127.0.0.1:9"}]
+models:
+  small: {engine: e, price: {input: 0.1, output: 0.2}}
+"""
+ID = "inv_" + "0123456789ab" * 4
+
+
+class Log:
+    """Stands where the logger's client would, with one invocation and some sums."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def newest(self, _limit: int) -> list[dict[str, Any]]:
+        sums = {"prompt_tokens": 30, "completion_tokens": 2, "cost": 7, "total_ns": 10**7}
+        return [{"id": ID, "version": "triage-of-the-north@0123456789ab", "status": "interrupted", **sums}]
+
+    async def invocation(self, identifier: str) -> dict[str, Any] | None:
+        return {"id": ID} if identifier == ID else None
+
+    async def usage(self, group_by: list[str]) -> list[dict[str, Any]]:
+        sums = {"requests": 1, "unmetered": 1, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
+        return [{"alias": f"nobody-{n}", "version": "", **sums, "cost": 0} for n in range(3)]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(logs, "LoggerClient", Log)
+    path = tmp_path / "millrace.yaml"
+    path.write_text(SETTINGS)
+    return path
+
+
+def printed(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("reference", [ID, f"chatcmpl-{ID}"])
+def test_an_invocation_is_shown_by_its_id_or_by_that_of_the_response(config: Path, reference: str) -> None:
+    assert ID in printed("logs", "show", reference, "--config", config)
+
+
+def test_a_listing_is_a_line_for_each_row_and_cuts_nothing(config: Path) -> None:
+    head, line = printed("logs", "tail", "--config", config).splitlines()
+    assert head.split() == ["id", "version", "status", "prompt", "completion", "cost", "ms"]
+    assert line.split() == [ID, "triage-of-the-north@0123456789ab", "interrupted", "30", "2", "$0.000000007", "10"]
+    assert head.index("status") == line.index("interrupted")
+
+
+def test_the_usage_of_names_that_clients_invent_is_one_line(config: Path) -> None:
+    assert "nobody" not in printed("usage", "--config", config)
+    (line,) = json.loads(printed("usage", "--config", config, "--json"))["lines"]
+    assert (line["model"], line["requests"], line["cost"]) == ("", 3, 0)

@@ -67,6 +67,10 @@ class Entry:
         assert self.request is not None, "a request that went upstream was understood"
         return self.meter.usage(len(self.request.prompt), self.request.n)
 
+    def cost_so_far(self, prices: PriceBook) -> int:
+        """Nano-dollars of what the answer has used so far."""
+        return self._cost(self.usage, prices)[0]
+
     def goes_upstream(self, replica: Replica) -> None:
         """Notes an attempt; what an earlier one metered is no part of this answer."""
         self.replica = replica
@@ -156,9 +160,12 @@ class Entry:
             self._add_cost(record, usage, prices)
 
     def _add_cost(self, record: Invocation, usage: Usage, prices: PriceBook) -> None:
-        assert self.target is not None, "only a request that was routed has used anything"
-        price = prices.at(self.target.priced, record.time)
-        record.price_version = price.id
-        # Where the engine does not tell how much was cached, every prompt token is billed as fresh.
-        cost = price.cost(usage.prompt, usage.cached or 0, usage.completion)
+        cost, record.price_version = self._cost(usage, prices)
         record.cost = 0 if record.status in FREE else cost
+
+    def _cost(self, usage: Usage, prices: PriceBook) -> tuple[int, str]:
+        """Nano-dollars, and the price version that says so."""
+        assert self.target is not None, "only a request that was routed has used anything"
+        price = prices.at(self.target.priced, self._time)
+        # Where the engine does not tell how much was cached, every prompt token is billed as fresh.
+        return price.cost(usage.prompt, usage.cached or 0, usage.completion), price.id

@@ -249,7 +249,16 @@ class Exchange:
             self._pass_on(before)
             raise complaint(None, data, self._entry.target)
         cut = shape.chunk(data, read)
-        return b"" if cut is None else event_of(cut)
+        if cut is None:
+            return b""
+        if read.usage is not msgspec.UNSET and not read.choices:
+            cut = self._priced(cut)
+        return event_of(cut)
+
+    def _priced(self, usage_chunk: bytes) -> bytes:
+        """The chunk that ends a stream with its usage, with what that costs."""
+        cost = divmod(self._entry.cost_so_far(self._worker.prices), NANO)
+        return b'%b,"x_millrace_cost":"%d.%09d"}' % (usage_chunk.rstrip()[:-1], *cost)
 
     def _pass_on(self, out: list[bytes]) -> None:
         """Sends what there is; a stream begins with the first of its answer."""
@@ -274,7 +283,7 @@ class Exchange:
             self._begin(b"")
         usage = shape.missing_usage(self._entry.usage)
         if usage is not None:
-            out.append(event_of(usage))
+            out.append(event_of(self._priced(usage)))
         out.append(event_of(DONE))
         self._complete()
         self._turn.finish(b"".join(out))

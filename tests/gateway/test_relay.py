@@ -99,6 +99,10 @@ async def test_a_client_that_asks_gets_usage_once_at_the_end(home: House, usage:
     assert (told.prompt_tokens, told.completion_tokens) == (record.prompt_tokens, record.completion_tokens) == (7, 3)
     assert told.prompt_tokens_details is not None
     assert told.prompt_tokens_details.cached_tokens == record.cached_tokens == 2
+    assert record.cost is not None
+    assert [(chunk.model_extra or {}).get("x_millrace_cost") for chunk in chunks] == [
+        *[None] * (len(chunks) - 1), f"{record.cost / 10**9:.9f}",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("usage", ["running", "end", "last"])

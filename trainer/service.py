@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from trainer.worker import Worker, default_command
 LEASE = "scheduler"
 LEASE_SECONDS = 15.0
 POLL_SECONDS = 1.0
+LONGEST_REST_SECONDS = 10.0
 ROLE = "scheduler"
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Scheduler:
         worker: Worker,
         metrics: TrainerMetrics,
         holder: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -95,6 +97,9 @@ class Scheduler:
         self._worker = worker
         self._metrics = metrics
         self._holder = holder
+        self._clock = clock
+        self._rests: dict[str, tuple[float, float]] = {}
+        """By loop that could not be considered: when it is looked at again, and for how long it rests."""
         self._first_seen: dict[str, int] = {}
         self._skipped: dict[str, int] = {}
         self._events_seen = 0
@@ -123,10 +128,20 @@ class Scheduler:
         await self._tend()
         self._show()
         for name, loop in self._settings.loops.items():
+            if name in self._rests and self._clock() < self._rests[name][0]:
+                continue
             try:
                 await self._consider(name, loop)
+                self._rests.pop(name, None)
             except MillraceError as error:
-                log.warning("the loop %s waits: %s", name, error)
+                log.warning("the loop %s waits: %s; trying again in %.0f s", name, error, self._rest(name))
+
+    def _rest(self, name: str) -> float:
+        """Seconds until the loop is looked at again: twice as long after each failure in a row."""
+        _, before = self._rests.get(name, (0.0, 0.0))
+        seconds = min(LONGEST_REST_SECONDS, 2 * before or POLL_SECONDS)
+        self._rests[name] = (self._clock() + seconds, seconds)
+        return seconds
 
     async def _tend(self) -> None:
         code = await self._worker.reap()

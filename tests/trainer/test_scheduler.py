@@ -70,8 +70,10 @@ class House:
         worker = Worker(database, self.settings.installation, ["true"])
         worker.rests = lambda job: True  # type: ignore[method-assign]  # nothing is started
         self.spool = Spool()
+        self.now = 0.0
         self.scheduler = Scheduler(
-            self.settings, database, log, self.spool, worker, TrainerMetrics(), holder  # type: ignore[arg-type]
+            self.settings, database, log, self.spool, worker, TrainerMetrics(), holder,  # type: ignore[arg-type]
+            clock=lambda: self.now,
         )  # fmt: skip
 
     def jobs(self, loop: str = "first") -> list[Job]:
@@ -132,6 +134,25 @@ async def test_a_loop_that_cannot_be_counted_does_not_hold_the_next_one_back(
     await house.scheduler.step()
     assert not house.jobs("first")
     assert len(house.jobs("second")) == 1
+
+
+async def test_a_logger_that_is_away_is_asked_and_told_of_less_often_and_again_when_it_is_back(
+    database: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = Log(10)
+    log.broken.add("label")
+    house = House(tmp_path, database, log, {"first": LOOP})
+    asked = []
+    for house.now in map(float, range(40)):
+        before = len(caplog.messages)
+        await house.scheduler.step()
+        asked += [house.now] if len(caplog.messages) > before else []
+    assert asked == [0, 1, 3, 7, 15, 25, 35]
+    assert caplog.messages[0] == "the loop first waits: the logger does not answer; trying again in 1 s"
+    log.broken.clear()
+    house.now = 45.0
+    await house.scheduler.step()
+    assert len(house.jobs()) == 1
 
 
 async def test_two_schedulers_make_one_job_where_the_lease_ends_while_the_log_is_asked(

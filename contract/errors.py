@@ -27,9 +27,11 @@
         ├── DatasetError
         └── AdapterRefused
 
-Code raises these deep; `body` and `retry_after` are all that a server needs to answer.
+Several have further codes, under `codes`. Code raises these deep; `body` and `retry_after` are all that a server needs
+to answer.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -39,6 +41,8 @@ class MillraceError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
+    codes: ClassVar[Mapping[str, str]] = {}
+    """Every other code that it is raised with -> when."""
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, retry_after: float | None = None
@@ -60,6 +64,10 @@ class InvalidRequest(MillraceError):
     status = 400
     type = "invalid_request_error"
     default_code = "invalid_value"
+    codes: ClassVar[Mapping[str, str]] = {
+        "invalid_json": "The body is not a JSON object, or one that cannot be read.",
+        "invalid_http": "What came is no HTTP request that can be taken.",
+    }
 
 
 class UnknownParameter(InvalidRequest):
@@ -145,12 +153,19 @@ class Overloaded(MillraceError):
 
     status = 503
     default_code = "overloaded"
+    codes: ClassVar[Mapping[str, str]] = {
+        "shutting_down": "This server is going away; another, or the one that comes after it, will answer.",
+        "not_ready": "`GET /ready` says why this server should get no requests now.",
+        "logger_unavailable": "What needs the log cannot be answered, because the logger does not answer.",
+        "query_timeout": "A query of the log took longer than `log.store.query_timeout`.",
+    }
 
 
 class EngineUnavailable(Overloaded):
     """No healthy replica holds the wanted version."""
 
     default_code = "engine_unavailable"
+    codes: ClassVar[Mapping[str, str]] = {"overloaded": "The engine says that it has no room."}
 
 
 class StorageFull(Overloaded):
@@ -171,6 +186,12 @@ class EngineTimeout(MillraceError):
 
     status = 504
     default_code = "engine_timeout"
+    codes: ClassVar[Mapping[str, str]] = {
+        "engine_connect_timeout": "No connection within `gateway.connect_timeout`.",
+        "engine_first_byte_timeout": "No answer began within `gateway.first_byte_timeout`.",
+        "engine_read_timeout": "An answer paused for longer than `gateway.read_timeout`.",
+        "engine_total_timeout": "An answer was not whole within `gateway.total_timeout`.",
+    }
 
 
 class InternalError(MillraceError):

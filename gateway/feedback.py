@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from contract.errors import InvalidRequest, NotFound
+from contract.errors import InvalidRequest, NotFound, UnknownParameter
 from contract.ids import invocation_of, is_own_invocation, new_id
 from contract.records import Feedback
 from contract.settings import FeedbackMetric
@@ -27,7 +27,7 @@ def parse_feedback(
     """
     for name in document:
         if name not in _FIELDS:
-            raise InvalidRequest(f"{name} is not a known field of feedback", param=name, code="unknown_parameter")
+            raise UnknownParameter(f"{name} is not a known field of feedback", param=name)
     given = known_members("feedback", document, _FIELDS)
     if ("invocation" in given) == ("conversation" in given):
         raise InvalidRequest(

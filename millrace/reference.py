@@ -114,7 +114,8 @@ def _errors() -> Iterator[str]:
     for error in _subclasses(errors.MillraceError):
         if not issubclass(error, errors.OperatorError):
             what = (error.__doc__ or "").splitlines()[0]
-            yield f"| `{error.__name__}` | {error.status} | `{error.type}` | `{error.default_code}` | {what} |"
+            for code, when in ((error.default_code, what), *vars(error).get("codes", {}).items()):
+                yield f"| `{error.__name__}` | {error.status} | `{error.type}` | `{code}` | {when} |"
     yield "\nErrors that a command prints (exit code 2):\n"
     for error in _subclasses(errors.OperatorError):
         yield f"- `{error.__name__}`: {(error.__doc__ or '').splitlines()[0]}"

@@ -287,7 +287,16 @@ def test_durations(text: str, seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("64MiB", 2**26), ("2 GiB", 2**31), ("5MB", 5 * 10**6), ("2097152", 2**21), ("1.5GiB", None)]
+    ("text", "size"),
+    [
+        ("64MiB", 2**26),
+        ("2 GiB", 2**31),
+        ("5MB", 5 * 10**6),
+        ("2097152", 2**21),
+        ("3000KB", 3 * 10**6),
+        ("3000kB", 3 * 10**6),
+        ("1.5GiB", None),
+    ],
 )
 def test_sizes(text: str, size: int | None) -> None:
     document = f"log: {{spool: {{max_bytes: '{text}'}}}}"

@@ -22,6 +22,8 @@ from msgspec import Meta
 SCHEMA = 1
 """The schema version written by this release; one number for all kinds."""
 
+CHAT = "/v1/chat/completions"
+"""The endpoint whose prompts are messages."""
 Json = Annotated[str, Meta(extra={"column": "json"})]
 """A JSON text, kept as text between processes and as VARIANT in the store."""
 

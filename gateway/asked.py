@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+from contract import records
+
 
 class Endpoint(NamedTuple):
     """One of the routes behind which an engine's model answers."""
@@ -20,7 +22,7 @@ class Endpoint(NamedTuple):
     """What asks for the log-probabilities of the sampled tokens alone."""
 
 
-CHAT = Endpoint("/v1/chat/completions", "chatcmpl-", "messages", True)
+CHAT = Endpoint(records.CHAT, "chatcmpl-", "messages", True)
 COMPLETIONS = Endpoint("/v1/completions", "cmpl-", "prompt", 0)
 ENDPOINTS = (CHAT, COMPLETIONS)
 

@@ -122,6 +122,7 @@ def test_a_page_is_not_cut_between_the_choices_of_an_answer(store: Store) -> Non
         {"alias": "other"},
         {"project": "other"},
         {"messages": None, "choices": None},
+        {"endpoint": "/v1/completions", "messages": '"a"'},
     ],
 )
 def test_what_is_not_a_complete_kept_answer_of_the_alias_and_project_is_left_out(

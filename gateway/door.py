@@ -12,7 +12,7 @@ chunks, or with two lengths, is a 400 and the end of its connection.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -35,25 +35,38 @@ KEEP_ALIVE = 75.0
 LINGER_SECONDS = 2.0
 MAX_HEAD = 2**16
 MAX_HEADERS = 128
+MAX_KNOWN_HEADS = 4096
+_HEAD_END = b"\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 
 Answering = Callable[["Worker", "Turn"], Coroutine[Any, Any, None]]
 """What answers a turn; every error of its own ends in the turn."""
 
 
+class Head(NamedTuple):
+    """What the head of a request on a hot route says."""
+
+    path: str
+    answering: Answering
+    headers: list[tuple[bytes, bytes]]
+    """Names in lower case."""
+    http11: bool
+    keep_alive: bool
+
+
 class Turn:
     """One request on a hot route, and its answer."""
 
-    def __init__(self, door: "Door", path: str, answering: Answering) -> None:
-        http11 = door.parser.get_http_version() == "1.1"
-        self.path = path
-        self.headers = door.headers
+    def __init__(self, door: "Door", head: Head) -> None:
+        self.head = head
+        self.path = head.path
+        self.headers = head.headers
         self.request_id = ""
         self.model = ""
         """Label for metrics."""
         self.status: int | None = None
         """What has gone out; None while nothing has."""
-        self.keep_alive = http11 and door.parser.should_keep_alive()
+        self.keep_alive = head.keep_alive
         self.body_complete = False
         self.answered = False
         """Everything has been said to the client, or it has gone."""
@@ -61,11 +74,10 @@ class Turn:
         """The next request may begin."""
         self.strand: Strand | None = None
         self._door = door
-        self._answering = answering
         self._pieces: list[bytes] = []
         self._size = 0
         self._told_to_continue = False
-        self._chunked = http11
+        self._chunked = head.http11
         self._began = door.worker.clock()
 
     def header(self, name: bytes) -> str | None:
@@ -104,6 +116,11 @@ class Turn:
         while not self.body_complete and self._size <= at_most:
             await parked()
         self._wait(NEVER)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body that have come."""
+        return self._size
 
     def take(self, piece: bytes) -> None:
         """A piece of the body has come; once it is too long, or answered already, it is counted and not kept."""
@@ -202,7 +219,7 @@ class Turn:
 
     async def _run(self) -> None:
         try:
-            await self._answering(self._door.worker, self)
+            await self.head.answering(self._door.worker, self)
             await self.drained()
         except ClientGone:
             self._door.transport.abort()
@@ -266,6 +283,8 @@ class Door(HttpToolsProtocol):
         """Loop time after which it is closed for being idle, or for a request that does not come to its end."""
         self._hot = hot
         self._ready: Turn | None = None
+        self._between = True
+        """The last request has come to its end, and nothing of the next one has come."""
         self._in_head = True
         self._chunk = 0
         """Bytes of the chunk that is being read."""
@@ -294,7 +313,8 @@ class Door(HttpToolsProtocol):
         self.deadline = self.worker.now() + self.worker.settings.gateway.body_timeout
 
     def data_received(self, data: bytes) -> None:
-        if self._broken:
+        began_here = self._between
+        if self._broken or (began_here and self._came_before(data)):
             return
         self._chunk = len(data)
         if self._in_head:
@@ -309,6 +329,8 @@ class Door(HttpToolsProtocol):
             self._refuse(InvalidRequest(f"this is no HTTP request that can be taken: {error}", code="invalid_http"))
         ready, self._ready = self._ready, None
         if ready is not None:
+            if began_here:
+                self._remember(data, ready)
             ready.begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -334,6 +356,7 @@ class Door(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url = b""
         self.headers = []
+        self._between = False
         self._in_head = True
         self._head_began_in, self._head_later = self._chunk, 0
         if self.cycle is None or self.cycle.response_complete:
@@ -356,7 +379,9 @@ class Door(HttpToolsProtocol):
         if answering is None:
             self._to_the_application()
             return
-        turn = Turn(self, path.decode(), answering)
+        http11 = self.parser.get_http_version() == "1.1"
+        keep_alive = http11 and self.parser.should_keep_alive()
+        turn = Turn(self, Head(path.decode(), answering, self.headers, http11, keep_alive))
         earlier, self.cycle = self.cycle, turn
         if earlier is None or earlier.response_complete:
             self._ready = turn
@@ -373,6 +398,7 @@ class Door(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._between = True
         if self._broken or self._upgrade:
             return
         if isinstance(self.cycle, Turn):
@@ -380,6 +406,32 @@ class Door(HttpToolsProtocol):
             self.cycle.news()
         else:
             super().on_message_complete()
+
+    # --- heads that come again and again
+
+    def _came_before(self, data: bytes) -> bool:
+        """Takes a whole request whose head has come before, byte for byte: what was read in it then holds again."""
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        known = self.worker.heads.get(data[:end])
+        if (
+            known is None
+            or len(data) - end != known[1]
+            or (self.cycle is not None and not self.cycle.response_complete)
+        ):
+            return False
+        turn = self.cycle = Turn(self, known[0])
+        turn.take(data[end:])
+        turn.body_complete = True
+        turn.begin()
+        return True
+
+    def _remember(self, data: bytes, turn: Turn) -> None:
+        """Keeps the head of a request that came alone and whole, its body as long as it said."""
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        if turn.body_complete and turn.size == len(data) - end and data.startswith(b"POST "):
+            if len(self.worker.heads) >= MAX_KNOWN_HEADS:
+                self.worker.heads.clear()
+            self.worker.heads[data[:end]] = (turn.head, turn.size)
 
     # --- turns
 

@@ -19,7 +19,7 @@ from contract.prices import PriceBook, read_book
 from contract.records import Invocation
 from contract.seed import seed
 from contract.settings import Settings
-from gateway.door import Door
+from gateway.door import Door, Head
 from gateway.keys import KeyRing, read_ring
 from gateway.limits import Limits
 from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, QUEUED, WAITING, Metrics, Readings
@@ -72,6 +72,8 @@ class Worker:
         self.upstream: Upstream
         self.sweep = Sweep()
         self.doors: set[Door] = set()
+        self.heads: dict[bytes, tuple[Head, int]] = {}
+        """Heads of requests as they came, what was read in them, and the length of the body that follows."""
         self.date: tuple[object, bytes] = (None, b"")
         """The headers that change every second, and how they are written."""
         self.clock = time.perf_counter_ns

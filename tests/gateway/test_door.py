@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway import door
+from gateway.keys import list_keys, revoke_key
 from tests.gateway.engine import FakeEngine, Script
 from tests.gateway.house import ASK, House, house, settings, until
 
@@ -98,6 +99,63 @@ async def test_a_request_cut_at_every_byte_is_the_same_request(home: House) -> N
             await asyncio.sleep(0)
             client.say(whole[cut:])
             assert (await client.response()).status == 200
+
+
+async def test_a_head_that_came_before_means_the_same_with_another_body(home: House) -> None:
+    async with wire(home) as first, wire(home) as second:
+        for number, client in enumerate((first, first, second, first)):
+            client.say(request(home, body(user=f"u{number}")))
+            assert (await client.response()).status == 200
+    assert len(home.worker.heads) == 1
+    assert [record.user for record in home.invocations()] == ["u0", "u1", "u2", "u3"]
+
+
+async def test_a_head_that_came_before_is_not_taken_for_the_end_of_another_request(home: House) -> None:
+    one, payload = request(home), body()
+    async with wire(home) as client:
+        client.say(one)
+        assert (await client.response()).status == 200
+        # As the body of a request, as its second half, with more behind it, and with less.
+        for said in (
+            head(home, f"Content-Length: {len(one)}") + one,
+            head(home, "Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(one), one),
+        ):
+            client.say(said)
+            answer = await client.response()
+            assert (answer.status, answer.code) == (400, "invalid_json")
+        client.say(head(home, f"Content-Length: {len(one)}"))
+        await until(lambda: home.worker.limits.in_flight == 1)
+        client.say(one)
+        assert (await client.response()).code == "invalid_json"
+        client.say(one + one)
+        assert [(await client.response()).status for _ in range(2)] == [200, 200]
+        client.say(one[:-1])
+        await client.writer.drain()
+        client.say(payload[-1:] + one)
+        assert [(await client.response()).status for _ in range(2)] == [200, 200]
+    assert len(home.engine.chats()) == 5
+
+
+async def test_a_key_that_was_revoked_is_refused_though_its_head_came_before(home: House) -> None:
+    async with wire(home) as client:
+        client.say(request(home))
+        assert (await client.response()).status == 200
+        with home.worker.database.begin() as connection:
+            (key,) = list_keys(connection)
+            revoke_key(connection, key.id)
+        revoked = home.worker.keys
+        await until(lambda: home.worker.keys is not revoked)
+        client.say(request(home))
+        assert (await client.response()).status == 401
+
+
+async def test_heads_are_remembered_up_to_a_bound(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MAX_KNOWN_HEADS", 3)
+    async with wire(home) as client:
+        for number in range(10):
+            client.say(request(home).replace(b"Host: x", b"Host: x%d" % number))
+            assert (await client.response()).status == 200
+            assert len(home.worker.heads) <= 3
 
 
 async def test_pipelined_requests_are_answered_in_their_order_on_whichever_way(home: House) -> None:

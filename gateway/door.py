@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP/1.1 server's side of the hot routes, in front of the application, on the same port.
 
-uvicorn takes this class in place of its own. A POST to one of `HOT` becomes a `Turn`, which a strand answers; every
+uvicorn takes this class in place of its own. A POST to one of the hot routes becomes a `Turn`, which a strand answers; every
 other request goes the usual way to the FastAPI application. Requests that a client pipelines are answered in their
 order, whichever way they go.
 
@@ -35,7 +35,8 @@ KEEP_ALIVE = 75.0
 LINGER_SECONDS = 2.0
 MAX_HEAD = 2**16
 MAX_HEADERS = 128
-MAX_KNOWN_HEADS = 4096
+MAX_KNOWN_HEADS, MAX_KNOWN_HEAD = 1024, 4096
+"""How many heads a worker remembers, and how long they may be; anybody can send one."""
 _HEAD_END = b"\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -428,7 +429,8 @@ class Door(HttpToolsProtocol):
     def _remember(self, data: bytes, turn: Turn) -> None:
         """Keeps the head of a request that came alone and whole, its body as long as it said."""
         end = data.find(_HEAD_END) + len(_HEAD_END)
-        if turn.body_complete and turn.size == len(data) - end and data.startswith(b"POST "):
+        alone = turn.body_complete and turn.size == len(data) - end and data.startswith(b"POST ")
+        if alone and end <= MAX_KNOWN_HEAD:
             if len(self.worker.heads) >= MAX_KNOWN_HEADS:
                 self.worker.heads.clear()
             self.worker.heads[data[:end]] = (turn.head, turn.size)

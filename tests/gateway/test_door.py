@@ -156,6 +156,10 @@ async def test_heads_are_remembered_up_to_a_bound(home: House, monkeypatch: pyte
             client.say(request(home).replace(b"Host: x", b"Host: x%d" % number))
             assert (await client.response()).status == 200
             assert len(home.worker.heads) <= 3
+        known = dict(home.worker.heads)
+        client.say(request(home).replace(b"Host: x", b"Host: x\r\nX: " + b"y" * door.MAX_KNOWN_HEAD))
+        assert (await client.response()).status == 200
+        assert home.worker.heads == known
 
 
 async def test_pipelined_requests_are_answered_in_their_order_on_whichever_way(home: House) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP/1.1 server's side of the hot routes, in front of the application, on the same port.
 
-uvicorn takes this class in place of its own. A POST to one of the hot routes becomes a `Turn`, which a strand answers; every
-other request goes the usual way to the FastAPI application. Requests that a client pipelines are answered in their
-order, whichever way they go.
+uvicorn takes this class in place of its own. A POST to one of the hot routes becomes a `Turn`, which a strand answers;
+every other request goes the usual way to the FastAPI application. Requests that a client pipelines are answered in
+their order, whichever way they go.
 
 Bounds: a head has at most `MAX_HEAD` bytes in `MAX_HEADERS` lines, a body ``gateway.max_body`` bytes; a head or a body
 that does not come within ``gateway.body_timeout`` is cut. Framing is llhttp's, strict: a request with both a length and

@@ -35,6 +35,8 @@ class Shape:
     """Log-probabilities were asked for by us and not by the client."""
     _last: bytes | None = None
     _told_usage: bool = False
+    _renaming: tuple[str, bytes, bytes] = ("", b"", b"")
+    """The engine's name of the model, and that member as it is written there and here."""
 
     def whole(self, data: bytes, read: Document) -> bytes:
         """A plain answer: its bytes, and what was read in them."""
@@ -77,11 +79,13 @@ class Shape:
         """
         if self.hide_tokens or read.id != self.response_id:
             return None
-        written = b',"model":%b' % msgspec.json.encode(read.model)
+        if self._renaming[0] != read.model:
+            self._renaming = (read.model, _model(read.model), _model(self.model))
+        _, written, public = self._renaming
         at = data.find(written)
         if at < 0 or data.find(b"{", 1, at) >= 0 or data.find(b"[", 0, at) >= 0:
             return None
-        return b'%b,"model":%b%b' % (data[:at], msgspec.json.encode(self.model), data[at + len(written) :])
+        return data[:at] + public + data[at + len(written) :]
 
     def _cut(self, document: Members) -> Members:
         cut = {**document, "id": raw(self.response_id), "model": raw(self.model)}
@@ -96,6 +100,10 @@ class Shape:
         if self.hide_logprobs and "logprobs" in cut:
             cut["logprobs"] = NULL
         return cut
+
+
+def _model(name: str) -> bytes:
+    return b',"model":%b' % msgspec.json.encode(name)
 
 
 def _without_usage(data: bytes) -> bytes | None:

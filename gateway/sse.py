@@ -27,12 +27,10 @@ class Splitter:
         Raises:
             EngineFailed: an event passes `MAX_EVENT`.
         """
-        buffer = self._rest + piece
+        buffer = self._rest + piece if self._rest else piece
         # A blank line may straddle the seam, so the search starts three bytes before it.
-        start, search, events = 0, max(0, len(self._rest) - 3), []
-        while match := _BLANK_LINE.search(buffer, search):
-            events.append(buffer[start : match.end()])
-            start = search = match.end()
+        search = max(0, len(self._rest) - 3)
+        events, start = _events_lf(buffer, search) if b"\r" not in buffer else _events(buffer, search)
         self._rest = buffer[start:]
         if len(self._rest) > MAX_EVENT:
             raise EngineFailed(f"the engine sent more than {MAX_EVENT} bytes without ending an event")
@@ -42,6 +40,24 @@ class Splitter:
     def rest(self) -> bytes:
         """Bytes of an event that has not ended."""
         return self._rest
+
+
+def _events_lf(buffer: bytes, search: int) -> tuple[list[bytes], int]:
+    """As `_events`, where every line ends in LF alone, as engines write."""
+    start, events = 0, []
+    while (at := buffer.find(b"\n\n", search)) >= 0:
+        events.append(buffer[start : at + 2])
+        start = search = at + 2
+    return events, start
+
+
+def _events(buffer: bytes, search: int) -> tuple[list[bytes], int]:
+    """The events that end in the buffer, and where the rest begins."""
+    start, events = 0, []
+    while match := _BLANK_LINE.search(buffer, search):
+        events.append(buffer[start : match.end()])
+        start = search = match.end()
+    return events, start
 
 
 def data_of(event: bytes) -> bytes | None:

@@ -14,12 +14,12 @@ STREAM = (
 )
 
 
-@given(st.lists(st.integers(0, len(STREAM)), max_size=30))
-def test_any_cut_of_the_stream_gives_the_same_events(cuts: list[int]) -> None:
-    edges = [0, *sorted(cuts), len(STREAM)]
+@given(st.lists(st.integers(0, len(STREAM)), max_size=30), st.sampled_from([STREAM, STREAM.replace(b"\r", b"")]))
+def test_any_cut_of_the_stream_gives_the_same_events(cuts: list[int], stream: bytes) -> None:
+    edges = [0, *sorted(cuts), len(stream)]
     splitter = Splitter()
-    events = [event for a, b in itertools.pairwise(edges) for event in splitter.feed(STREAM[a:b])]
-    assert b"".join(events) == STREAM
+    events = [event for a, b in itertools.pairwise(edges) for event in splitter.feed(stream[a:b])]
+    assert b"".join(events) == stream
     assert [data_of(event) for event in events] == [b'{"a":1}', None, b"one\ntwo", b'{"b":"\xc3\xa9"}', b"[DONE]"]
 
 

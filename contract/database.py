@@ -127,6 +127,10 @@ changes = sa.Table(
 )
 
 
+MEND = "look who owns data_dir, whether its disk is full, and what else uses it"
+"""What a person does about a database or a file that cannot be read or written."""
+
+
 def open_database(url: str) -> sa.Engine:
     """The control database at ``url``, taken forward to this release's tables.
 
@@ -139,7 +143,9 @@ def open_database(url: str) -> sa.Engine:
             command.upgrade(_alembic(engine), "head")
     except (sa.exc.SQLAlchemyError, OSError, CommandError) as error:
         engine.dispose()
-        raise DatabaseError(f"cannot open the control database {engine.url}: {_first_line(error)}") from error
+        why = _first_line(error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig else error)
+        mend = f"; {MEND}" if isinstance(error, sa.exc.OperationalError | OSError) else ""
+        raise DatabaseError(f"cannot open the control database {engine.url}: {why}{mend}") from error
     return engine
 
 

@@ -13,6 +13,7 @@ data_dir/
 """
 
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from pathlib import Path
 from contract.errors import OperatorError, SettingsError
 
 SECRET_VARIABLE = "MILLRACE_SECRET"
+_log = logging.getLogger(__name__)
 _SECRET_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
@@ -62,6 +64,9 @@ class Installation:
     def secret(self) -> bytes:
         """The installation's secret; made on first use, so that two processes starting at once agree on one.
 
+        Where there is a database beside it, a secret that is missing was lost, and that is logged: so whoever may make
+        the database asks for the secret before.
+
         Raises:
             SettingsError: the secret in the environment or in the file is not 64 hex digits.
             OperatorError: the file cannot be read or made.
@@ -70,9 +75,16 @@ class Installation:
         if given is not None:
             return _parse_secret(given, SECRET_VARIABLE)
         path = self.data_dir / "secret"
+        used = self.database.exists()  # looked at before the secret is: another process may make both now
         try:
             if not path.exists():
                 _make_secret(path)
+                if used:
+                    _log.warning(
+                        "%s was gone and is made anew: feedback on earlier answers is refused from now on. "
+                        "Where there is a copy of the old one, put it back and start everything again",
+                        path,
+                    )
             text = path.read_text().strip()
         except OSError as error:
             raise OperatorError(

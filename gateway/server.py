@@ -52,6 +52,7 @@ def serve(settings: Settings) -> None:
     listener = bind(settings)
     try:
         # Once here, before any worker, so that what is wrong is one clear error.
+        settings.installation.secret()  # before the database; see `Installation.secret`
         database = open_database(settings.database_url)
         with database.begin() as connection:
             seed(connection, settings)

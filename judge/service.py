@@ -44,6 +44,7 @@ async def _serve(settings: Settings, plan: list[Assignment], spool: Spool, holde
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings.installation.secret()  # before the database; see `Installation.secret`
     database = open_database(settings.database_url)
     lease, metrics = Lease(database, holder), JudgeMetrics()
     try:

@@ -8,6 +8,7 @@ import asyncio
 import enum
 import errno
 import json
+import os
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Annotated, NoReturn
 import sqlalchemy as sa
 import typer
 
+from contract.database import MEND
 from contract.errors import DatabaseError, MillraceError, OperatorError
 from contract.seed import drift
 from millrace.commands import jobs, keys, logs, models
@@ -39,7 +41,8 @@ app.command("usage")(logs.usage)
 
 _OF_THE_MACHINE = frozenset({errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """File errors that are no defect of ours."""
-_MEND = "look who owns data_dir, whether its disk is full, and what else uses it"
+_UMASK = 0o027
+"""Prompts, answers and keys are nobody's but the owner's and the group's to read."""
 
 
 class Service(enum.StrEnum):
@@ -102,7 +105,6 @@ def up(config: Config = None, overrides: Set = None) -> None:
     from millrace.up import Stack
 
     settings = read_settings(config, overrides)
-    typer.echo(f"starting on {settings.data_dir}; logs are in {settings.installation.logs}")
 
     async def until_stopped() -> None:
         typer.echo(f"Millrace is up. Point an OpenAI client at {settings.gateway.url}/v1; Ctrl-C stops it.")
@@ -159,16 +161,17 @@ def check(config: Config = None, overrides: Set = None, as_json: AsJson = False)
 
 def main() -> None:
     """Runs the command line; every error that we know is one message and exit code 2."""
+    os.umask(os.umask(_UMASK) | _UMASK)
     try:
         app()
     except MillraceError as error:
         _fail(error)
     except sa.exc.OperationalError as error:
-        _fail(DatabaseError(f"the control database cannot be used: {error.orig}; {_MEND}"))
+        _fail(DatabaseError(f"the control database cannot be used: {error.orig}; {MEND}"))
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
-        _fail(OperatorError(f"{error.filename or 'a file'}: {error.strerror}; {_MEND}"))
+        _fail(OperatorError(f"{error.filename or 'a file'}: {error.strerror}; {MEND}"))
 
 
 def _fail(error: MillraceError) -> NoReturn:

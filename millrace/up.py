@@ -21,7 +21,7 @@ from contract.settings import Engine, EngineLaunch, Settings, local_url
 from judge.graders import build_graders
 from millrace import engine as vllm
 from millrace.fetch import cache_dir
-from millrace.model import ensure_model
+from millrace.model import EMBEDDED, ensure_model, is_complete
 from millrace.supervisor import Child, Supervised, in_order
 
 Report = Callable[[str], None]
@@ -46,15 +46,19 @@ class Stack:
         """
         build_graders(self.settings)
         with _only_one(self.settings):
+            children = self.children()
+            self.settings.installation.secret()  # before the database; see `Installation.secret`
             database = open_database(self.settings.database_url)
             with database.begin() as connection:
-                for line in seed(connection, self.settings):
-                    self._report(line)
+                done = seed(connection, self.settings)
             database.dispose()
-            asyncio.run(self._run(body))
+            self._report(f"starting on {self.settings.data_dir}; logs are in {self.settings.installation.logs}")
+            for line in done:
+                self._report(line)
+            asyncio.run(self._run(children, body))
 
-    async def _run(self, body: Callable[[], Awaitable[None]]) -> None:
-        children = [Supervised(child, self._report) for child in self.children()]
+    async def _run(self, to_start: list[Child], body: Callable[[], Awaitable[None]]) -> None:
+        children = [Supervised(child, self._report) for child in to_start]
         by_name = {supervised.child.name: supervised for supervised in children}
         stop_order = [by_name[name] for name in _STOP_ORDER if name in by_name]
         stop_order += [child for child in children if child not in stop_order]
@@ -90,6 +94,8 @@ class Stack:
         return found
 
     def _engine(self, index: int, engine: Engine, launch: EngineLaunch) -> Child:
+        if launch.model == EMBEDDED and not is_complete(cache_dir() / "models" / EMBEDDED):
+            self._report(f"fetching and converting {EMBEDDED} (once, about 93 MB and half a minute)")
         model = ensure_model(launch.model, cache_dir())
         return Child(
             name=f"engine-{engine.name}",

@@ -61,6 +61,7 @@ async def _serve(settings: Settings, spool: Spool, holder: str, command: Sequenc
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings.installation.secret()  # before the database; see `Installation.secret`
     database = open_database(settings.database_url)
     metrics = TrainerMetrics()
     worker = Worker(database, settings.installation, command)

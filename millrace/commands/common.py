@@ -64,6 +64,7 @@ def flags(overrides: Sequence[str] | None) -> dict[str, Any]:
 @contextmanager
 def database(settings: Settings, *, seeded: bool = False) -> Iterator[sa.Engine]:
     """The control database; brought up to the settings where ``seeded``, for what makes something in it."""
+    settings.installation.secret()  # before the database; see `Installation.secret`
     engine = open_database(settings.database_url)
     try:
         if seeded:

@@ -25,7 +25,9 @@ def list_models(config: Config = None, overrides: Set = None, as_json: AsJson = 
             }
             for alias in registry.all_aliases(connection)
         ]
-    show(rows, ("model", "engine", "version"), as_json, "no models; declare some under `models`")
+    declared = ", ".join(settings.models)
+    empty = f"none yet; the next start makes {declared}" if declared else "no models; declare some under `models`"
+    show(rows, ("model", "engine", "version"), as_json, empty)
 
 
 @app.command()

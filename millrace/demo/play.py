@@ -41,6 +41,5 @@ def play(data_dir: Path, *, keep: bool, overrides: Sequence[str] = (), console: 
             teller.say("Ctrl-C stops every process")
             await asyncio.Event().wait()
 
-    teller.say(f"starting engine, logger, gateway, judge and trainer on {settings.data_dir}")
     Stack(settings, config, list(overrides), teller.say).run(body)
     return code

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -68,6 +70,15 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     with pytest.raises(DatabaseError, match="file is not a database"):
         open_database(f"sqlite:///{path}")
     assert path.read_bytes() == before
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise sa.exc.OperationalError("CREATE", {}, sqlite3.OperationalError("database or disk is full"))
+
+    monkeypatch.setattr(command, "upgrade", full)
+    with pytest.raises(DatabaseError, match=r"millrace.db: database or disk is full; look .* whether its disk is full"):
+        open_database(f"sqlite:///{tmp_path}/millrace.db")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_database(tmp_path: Path) -> None:

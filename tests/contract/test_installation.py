@@ -46,6 +46,19 @@ def test_the_secret_is_for_its_owner_alone_and_stays(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new" / "secret").stat().st_mode) == 0o600
 
 
+def test_a_secret_that_is_made_anew_beside_a_database_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    installation = Installation(tmp_path)
+    first = installation.secret()
+    installation.database.touch()
+    installation.secret()
+    assert caplog.messages == []
+    (tmp_path / "secret").unlink()
+    assert installation.secret() != first
+    assert [message.partition(": ")[0] for message in caplog.messages] == [
+        f"{tmp_path}/secret was gone and is made anew"
+    ]
+
+
 def test_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, "ab" * 32)
     assert Installation(tmp_path).secret() == b"\xab" * 32

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import errno
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,14 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "millrace.yaml"
     path.write_text(SETTINGS)
     return path
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 def millrace(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -122,6 +132,35 @@ def test_a_listing_changes_nothing(config: Path) -> None:
     for group in ("keys", "models", "jobs"):
         assert millrace(group, "list", "--config", config).returncode == 0
     assert "models.small.price differs" in millrace("config", "check", "--config", config).stdout
+
+
+def test_models_that_are_declared_and_not_made_yet_are_named(config: Path) -> None:
+    said = millrace("models", "list", "--config", config).stdout
+    assert said == "none yet; the next start makes small\n"
+    config.write_text("")
+    assert "declare some under `models`" in millrace("models", "list", "--config", config).stdout
+
+
+def test_up_says_that_it_starts_only_where_it_does(config: Path) -> None:
+    config.write_text("engines: [{name: e, base_model: b, launch: {model: /nowhere/at/all}}]\n")
+    refused = millrace("up", "--config", config)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "millrace: there is no model folder /nowhere/at/all\n"
+
+
+def test_what_is_made_is_for_its_owner_and_the_group_alone(config: Path) -> None:
+    command = [sys.executable, "-m", "millrace", "keys", "create", "--config", str(config)]
+    subprocess.run(command, capture_output=True, umask=0o022, timeout=60, check=True)
+    made = list((config.parent / "data").rglob("*"))
+    assert config.parent / "data" / "millrace.db" in made
+    assert [path for path in made if path.stat().st_mode & 0o027] == []
+
+
+def test_a_lost_secret_is_told_and_a_first_one_is_not(config: Path) -> None:
+    assert millrace("keys", "create", "--config", config).stderr == ""
+    (config.parent / "data" / "secret").unlink()
+    assert "data/secret was gone and is made anew" in millrace("keys", "list", "--config", config).stderr
+    assert millrace("keys", "list", "--config", config).stderr == ""
 
 
 def test_a_model_whose_engine_is_gone_is_listed_all_the_same(config: Path) -> None:

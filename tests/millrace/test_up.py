@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from contract.errors import SettingsError
+from contract.errors import OperatorError, SettingsError
 from contract.settings import parse_settings
 from millrace import supervisor
 from millrace.supervisor import Child
@@ -52,6 +53,7 @@ def test_a_second_interrupt_makes_the_stop_short_and_leaves_nothing(
         await asyncio.Event().wait()
 
     Stack(parse_settings(f"data_dir: {tmp_path}"), tmp_path / "millrace.yaml", [], said.append).run(body)
+    assert said[0].startswith(f"starting on {tmp_path}; logs are in")
     assert said[-1] == "stopped"
     pid = int(log.read_text().split()[1])
     assert not psutil.pid_exists(pid)
@@ -94,3 +96,22 @@ def test_a_grader_that_cannot_be_built_is_told_before_anything_starts(tmp_path: 
     with pytest.raises(SettingsError, match="graders.g.type"):
         Stack(settings, tmp_path / "millrace.yaml", [], print).run(never)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["already up", "no model folder"])
+def test_nothing_is_said_to_start_where_it_is_refused(tmp_path: Path, held: bool) -> None:
+    launch = "" if held else f"engines: [{{name: e, base_model: b, launch: {{model: {tmp_path}/gone}}}}]"
+    settings = parse_settings(f"data_dir: {tmp_path}\n{launch}")
+    said: list[str] = []
+    stack = Stack(settings, tmp_path / "millrace.yaml", [], said.append)
+
+    async def never() -> None:
+        raise AssertionError("nothing may start")
+
+    settings.installation.run.mkdir()
+    with (settings.installation.run / "up.lock").open("a+") as lock:
+        if held:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OperatorError, match="already up" if held else "no model folder"):
+            stack.run(never)
+    assert said == []

@@ -90,6 +90,11 @@ class Turn:
 
     # --- the request
 
+    def taken(self) -> bytes:
+        """The whole body, where it has come in one piece; empty where it has not."""
+        pieces = self._pieces
+        return pieces.pop() if self.body_complete and len(pieces) == 1 and len(pieces[0]) == self._size else b""
+
     async def body(self) -> bytes:
         """The whole body, bounded in size and time.
 
@@ -104,7 +109,7 @@ class Turn:
         if self._size > at_most:
             raise PayloadTooLarge(f"the body is longer than the {at_most} bytes taken (gateway.max_body)")
         pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 and len(pieces[0]) == self._size else b"".join(pieces)
 
     async def _rest(self, at_most: int) -> None:
         length = self.header(b"content-length")
@@ -221,7 +226,8 @@ class Turn:
     async def _run(self) -> None:
         try:
             await self.head.answering(self._door.worker, self)
-            await self.drained()
+            if self.blocked:
+                await self.drained()
         except ClientGone:
             self._door.transport.abort()
         finally:

@@ -95,7 +95,7 @@ class Exchange:
         worker, entry, turn = self._worker, self._entry, self._turn
         reservation = worker.limits.reserve()
         try:
-            entry.request = request = self._understood(await turn.body())
+            entry.request = request = self._understood(turn.taken() or await turn.body())
             entry.target = target = worker.routes.snapshot.resolve(request.model)
             turn.model = target.alias
             gate = worker.limits.gates.get(target.alias)
@@ -108,7 +108,8 @@ class Exchange:
                     await self._answer(request, target)
                 finally:
                     gate.leave()
-            await turn.drained()
+            if turn.blocked:
+                await turn.drained()
         finally:
             reservation.settle()
 
@@ -142,7 +143,7 @@ class Exchange:
         routes, lost = self._worker.routes, False
         tried: list[Replica] = []
         while True:
-            replica = await routes.pick(target, tried, self._prefix)
+            replica = routes.known(target, tried, self._prefix) or await routes.found(target, tried, self._prefix)
             try:
                 await self._attempt(request, target, replica)
                 replica.answered()

@@ -97,23 +97,24 @@ class Routes:
         self.retries = RetryBudget(settings.gateway.retry_share)
         self._now = asyncio.get_running_loop().time
 
-    async def pick(self, target: Target, tried: Collection[Replica], prefix: Callable[[], bytes]) -> Replica:
-        """A healthy replica that holds the target's version and was not tried yet.
+    def known(self, target: Target, tried: Collection[Replica], prefix: Callable[[], bytes]) -> Replica | None:
+        """A healthy replica that is known to hold the target's version, and was not tried yet."""
+        return choose(self.replicas[target.engine], target.version, tried, prefix, self._now())
+
+    async def found(self, target: Target, tried: Collection[Replica], prefix: Callable[[], bytes]) -> Replica:
+        """Such a replica, after asking every one again.
 
         Raises:
-            EngineUnavailable: there is none, also after asking every replica again.
+            EngineUnavailable: there is none.
         """
-        replicas = self.replicas[target.engine]
-        found = choose(replicas, target.version, tried, prefix, self._now())
+        rest = [replica for replica in self.replicas[target.engine] if replica not in tried]
+        await asyncio.gather(*(replica.look() for replica in rest))
+        found = self.known(target, tried, prefix)
         if found is None:
-            rest = [replica for replica in replicas if replica not in tried]
-            await asyncio.gather(*(replica.look() for replica in rest))
-            found = choose(rest, target.version, (), prefix, self._now())
-            if found is None:
-                state = "holds this model" if any(replica.healthy for replica in rest) else "answers"
-                raise EngineUnavailable(
-                    f"no replica of the engine behind {target.asked} {state} right now", retry_after=1.0
-                )
+            state = "holds this model" if any(replica.healthy for replica in rest) else "answers"
+            raise EngineUnavailable(
+                f"no replica of the engine behind {target.asked} {state} right now", retry_after=1.0
+            )
         return found
 
     def others(self, target: Target, tried: Collection[Replica]) -> bool:

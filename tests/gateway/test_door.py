@@ -424,6 +424,12 @@ async def test_a_body_longer_than_it_may_be_is_refused_before_it_is_read(engine:
         async with wire(home) as client:
             client.say(head(home, "Transfer-Encoding: chunked") + b"9c40\r\n" + b"x" * 0x9C40)
             assert (await client.response()).status == 413
+        async with wire(home) as client:
+            # Whole and valid up to the bound, and all of it in one read.
+            payload = body().ljust(20_000)
+            chunks = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(payload), payload, 1, b" ")
+            client.say(head(home, "Transfer-Encoding: chunked") + chunks)
+            assert (await client.response()).status == 413
         assert engine.chats() == []
 
 

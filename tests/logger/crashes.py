@@ -77,7 +77,10 @@ def settle(folder: Path, log: Mapping[str, str]) -> None:
     spool.close()
     producer.release()
     logger = Logger(folder, log=log)
-    until(lambda: taken(logger) >= end, what=f"ingestion up to {end}")
+    done = -1
+    while (before := done) < end:  # however much is waiting, it must go on
+        until(lambda: taken(logger) > before, what=f"ingestion of {end} records beyond {before}")
+        done = taken(logger)
     assert logger.stop() == 0, logger.said()
 
 

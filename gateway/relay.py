@@ -26,7 +26,6 @@ from gateway.asked import CHAT, COMPLETIONS, Asked, Endpoint
 from gateway.client import ClientGone
 from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
-from gateway.door import Turn
 from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
 from gateway.metrics import FIRST_TOKEN
@@ -35,6 +34,7 @@ from gateway.replicas import Replica
 from gateway.routes import Target
 from gateway.shape import Shape
 from gateway.sse import DONE, Splitter, data_of, event_of
+from gateway.turn import Turn
 from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
 from gateway.worker import Leaving, Worker

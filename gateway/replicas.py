@@ -17,8 +17,9 @@ from hashlib import blake2b
 import aiohttp
 
 from contract.errors import EngineFailed, EngineTimeout, MillraceError
+from gateway.connection import Origin
 from gateway.engines import EngineClient
-from gateway.upstream import CONNECT_TIMEOUT, NoConnection, Origin
+from gateway.upstream import CONNECT_TIMEOUT, NoConnection
 
 STRIKES = 3
 _LONGEST_BENCH_SECONDS = 30.0

@@ -19,13 +19,14 @@ from contract.prices import PriceBook, read_book
 from contract.records import Invocation
 from contract.seed import seed
 from contract.settings import Settings
-from gateway.door import Door, Head
+from gateway.door import Door
 from gateway.keys import KeyRing, read_ring
 from gateway.limits import Limits
 from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, QUEUED, WAITING, Metrics, Readings
 from gateway.rollout import Reconciler
 from gateway.routes import Routes, Snapshot, read_snapshot
 from gateway.strand import Sweep
+from gateway.turn import Head
 from gateway.upstream import Timeouts, Upstream
 from logger.spool import Spool, claim_producer, without_payload
 

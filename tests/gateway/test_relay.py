@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from contract.prices import add, latest
 from contract.records import Invocation, Status
-from gateway.upstream import Origin
+from gateway.connection import Origin
 from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error
 from tests.gateway.house import ASK, House, house, settings, until
 

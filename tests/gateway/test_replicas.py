@@ -14,9 +14,10 @@ from aiohttp import web
 
 from contract.errors import EngineFailed, EngineUnavailable, SettingsError
 from contract.settings import parse_settings
+from gateway.connection import Origin
 from gateway.engines import EngineClient
 from gateway.replicas import STRIKES, Replica, RetryBudget, choose
-from gateway.upstream import NoConnection, Origin
+from gateway.upstream import NoConnection
 from tests.gateway.engine import FakeEngine, Script, error
 from tests.gateway.house import House, house, until
 

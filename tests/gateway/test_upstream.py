@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from contract.errors import EngineFailed, EngineTimeout
+from gateway.connection import Origin
 from gateway.strand import Strand, Sweep
-from gateway.upstream import NoConnection, Origin, Stopwatch, Timeouts, Upstream
+from gateway.upstream import NoConnection, Stopwatch, Timeouts, Upstream
 from tests.gateway.house import until
 
 PATIENT = Timeouts(connect=30.0, first_byte=30.0, read=30.0, total=30.0)

@@ -67,7 +67,8 @@ def test_a_port_that_the_kernel_would_choose_is_refused_by_name(tmp_path: Path, 
         stack.children()
 
 
-def test_a_port_that_is_taken_is_told_with_its_setting(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_told_with_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # or a hub id that is not here would be refused
     launched = "engines: [{name: e, base_model: b, launch: {model: some/one}}]\n"
     text = launched + EVERYTHING.partition("\n")[2].partition("\n")[2]
     stack = Stack(parse_settings(text), tmp_path / "millrace.yaml", [], print)

@@ -13,7 +13,7 @@ from contract.settings import GatewaySettings
 from gateway.asked import COMPLETIONS, Asked
 from gateway.checks import Check, flag, integer, invalid, list_of, only, refused, text
 from gateway.fields import APPLIED as CHAT_APPLIED
-from gateway.fields import EXTRAS, KEPT, check_fields, check_model, check_stream
+from gateway.fields import EXTRAS, check_fields, check_model, check_stream
 
 _token = integer(0, 2**31 - 1)
 _MAX_TOKENS = 2**20
@@ -30,7 +30,9 @@ APPLIED: dict[str, Check] = {
 ACCEPTED: dict[str, Check] = {"best_of": only(1)}
 REFUSED: dict[str, Check] = {"suffix": refused("no model here fills in the middle")}
 OWN = frozenset({"prompt", "model", "stream", "stream_options"})
-_KNOWN = {**APPLIED, **EXTRAS, "user": KEPT["user"], **ACCEPTED, **REFUSED}
+KEPT: dict[str, Check] = {"user": text}
+"""For the record alone."""
+_KNOWN = {**APPLIED, **EXTRAS, **KEPT, **ACCEPTED, **REFUSED}
 
 
 def parse_completion(document: dict[str, Any], settings: GatewaySettings) -> Asked:

@@ -14,7 +14,7 @@ from openai.types import completion_create_params
 from contract.errors import InvalidRequest, UnsupportedParameter
 from contract.settings import GatewaySettings
 from gateway.asked import Asked
-from gateway.completions import ACCEPTED, APPLIED, OWN, REFUSED, parse_completion
+from gateway.completions import ACCEPTED, APPLIED, KEPT, OWN, REFUSED, parse_completion
 from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script
 from tests.gateway.house import House, house, settings, until
 
@@ -26,7 +26,7 @@ def parsed(**fields: Any) -> Asked:
 
 
 def test_every_field_of_the_openai_schema_has_one_fate() -> None:
-    known = [set(fate) for fate in (APPLIED, ACCEPTED, REFUSED, OWN)] + [{"user"}]
+    known = [set(fate) for fate in (APPLIED, KEPT, ACCEPTED, REFUSED, OWN)]
     schema = set(typing.get_type_hints(completion_create_params.CompletionCreateParamsStreaming))
     assert set().union(*known) == schema
     assert sum(map(len, known)) == len(schema)

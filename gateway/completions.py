@@ -11,7 +11,7 @@ import orjson
 from contract.errors import InvalidRequest
 from contract.settings import GatewaySettings
 from gateway.asked import COMPLETIONS, Asked
-from gateway.checks import Check, flag, integer, invalid, list_of, only, refused, text
+from gateway.checks import Check, integer, invalid, list_of, only, refused, text
 from gateway.fields import APPLIED as CHAT_APPLIED
 from gateway.fields import EXTRAS, check_fields, check_model, check_stream
 
@@ -22,12 +22,14 @@ _LIKE_CHAT = ("frequency_penalty", "logit_bias", "n", "presence_penalty", "seed"
 
 APPLIED: dict[str, Check] = {
     **{name: CHAT_APPLIED[name] for name in _LIKE_CHAT},
-    "echo": flag,
     "logprobs": integer(0, 5),
     "max_tokens": CHAT_APPLIED["max_tokens"],
 }
 """Sent on to the engine as they are."""
-ACCEPTED: dict[str, Check] = {"best_of": only(1)}
+# An engine with adapters dies of an echo together with log-probabilities (vLLM 0.32: those of the prompt are computed
+# for a batch that does not fit), and the gateway itself asks for log-probabilities where the policy keeps them.
+ACCEPTED: dict[str, Check] = {"best_of": only(1), "echo": only(False)}
+"""Without effect: the only value there is."""
 REFUSED: dict[str, Check] = {"suffix": refused("no model here fills in the middle")}
 OWN = frozenset({"prompt", "model", "stream", "stream_options"})
 KEPT: dict[str, Check] = {"user": text}

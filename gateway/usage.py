@@ -148,7 +148,8 @@ class Meter:
         self._total: _Reported | None = None
         self._running: dict[int, _Reported] = {}
         self._reports = 0
-        self.prompt_token_ids: list[int] | None = None
+        self._prompt: list[int] | None = None
+        self._prompts: dict[int, list[int]] = {}
 
     def read(self, data: bytes) -> Document:
         """Takes note of one chunk of a stream, or of a whole answer.
@@ -162,7 +163,7 @@ class Meter:
             self._read_choice(choice)
         if document.usage:
             self._read_usage(document.usage, choices)
-        self.prompt_token_ids = document.prompt_token_ids or self.prompt_token_ids
+        self._prompt = document.prompt_token_ids or self._prompt
         return document
 
     def usage(self, prompt_bytes: int, n: int = 1) -> Usage:
@@ -180,6 +181,14 @@ class Meter:
             return Usage(len(self.prompt_token_ids), ids, None, None, "counted")
         pieces = ids or sum(answer.estimate() for answer in self._answers.values())
         return Usage(-(-prompt_bytes // BYTES_PER_TOKEN), pieces, None, None, "estimated")
+
+    @property
+    def prompt_token_ids(self) -> list[int] | None:
+        """The prompt as the engine saw it, where it says so and there is one alone."""
+        if self._prompt is not None or not self._prompts:
+            return self._prompt
+        first, *others = self._prompts.values()
+        return None if any(other != first for other in others) else first
 
     @property
     def started(self) -> bool:
@@ -208,8 +217,8 @@ class Meter:
 
     @property
     def logprobs(self) -> list[list[float]]:
-        """Log-probability of each sampled token per choice, where the engine gave them."""
-        return [answer.logprobs for _, answer in self._in_order()]
+        """Log-probability of each sampled token per choice, where the engine gave them; not those of an echo."""
+        return [answer.logprobs[-len(answer.token_ids) :] for _, answer in self._in_order()]
 
     def _in_order(self) -> Iterable[tuple[int, _Answer]]:
         items = self._answers.items()
@@ -233,7 +242,7 @@ class Meter:
             if self._payload:
                 answer.texts.setdefault("content", []).append(choice.text)
         if choice.prompt_token_ids is not None:
-            self.prompt_token_ids = choice.prompt_token_ids
+            self._prompts[choice.index] = choice.prompt_token_ids
         if choice.message is not _ABSENT:
             answer.message = choice.message
         if choice.delta is not None:

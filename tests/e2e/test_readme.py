@@ -2,20 +2,15 @@
 """The README is run: its client against the running stack, its settings file, its commands."""
 
 import re
-import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 import typer.main
-import yaml
 
 from millrace.cli import app
-from tests.e2e import stack as stacks
+from tests.e2e.lone import lone_gateway
 from tests.e2e.story import Story
 
 ROOT = Path(__file__).parents[2]
@@ -68,40 +63,9 @@ def test_every_command_in_the_readme_is_there() -> None:
 
 
 def test_a_gateway_alone_serves_an_engine_that_is_given_by_its_url(story: Story, tmp_path: Path) -> None:
-    (port,) = stacks.free_ports(1)
-    file = tmp_path / "millrace.yaml"
-    price = {"input": 0.1, "cached_input": 0.05, "output": 0.2}
-    file.write_text(
-        yaml.safe_dump(
-            {
-                "data_dir": str(tmp_path / "data"),
-                "gateway": {"host": "127.0.0.1", "port": port, "workers": 1},
-                "engines": [
-                    {"name": "e", "url": story.stack.settings.engines[0].base_url, "base_model": "smollm2-135m"}
-                ],
-                "models": {"small": {"engine": "e", "price": price}},
-            }
-        )
-    )
-    key = millrace("keys", "create", "--config", file).stdout.strip()
-    gateway = subprocess.Popen([sys.executable, "-m", "millrace", "serve", "gateway", "--config", str(file)])
-    try:
-        deadline = time.monotonic() + 60
-        while not is_ready(port):
-            assert gateway.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        code = block("python").replace(":8080", f":{port}").replace("mr-…", key).replace('"triage"', '"small"')
-        code = code.split("client.post")[0] + "\nprint(answer.model, answer.usage.total_tokens)"
+    with lone_gateway(tmp_path, story.stack.settings.engines[0].base_url) as gateway:
+        code = block("python").replace("http://127.0.0.1:8080", gateway.url).replace("mr-…", gateway.key)
+        code = code.replace('"triage"', '"small"').split("client.post")[0]
+        code += "\nprint(answer.model, answer.usage.total_tokens)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
         assert done.stdout.startswith("small "), done.stderr
-    finally:
-        gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(60) == -signal.SIGTERM  # drained, then ended by the signal
-
-
-def is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
-            return True
-    except (urllib.error.URLError, ConnectionError):
-        return False

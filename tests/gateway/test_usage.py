@@ -160,3 +160,13 @@ def test_any_cut_of_the_byte_stream_gives_the_same_result(cuts: list[int]) -> No
     assert (meter.usage(0), meter.choices, meter.finish_reasons) == (
         whole.usage(0), whole.choices, whole.finish_reasons,
     )  # fmt: skip
+
+
+def test_the_prompt_of_several_is_not_told_and_an_echo_is_not_sampled() -> None:
+    def answer(index: int, prompt: list[int]) -> dict[str, Any]:
+        logprobs = {"token_logprobs": [None, -3.0, -1.0, -2.0]}  # the first two of an echoed prompt
+        return {"index": index, "text": "x", "token_ids": [7, 8], "prompt_token_ids": prompt, "logprobs": logprobs}
+
+    one = metered({"choices": [answer(0, [1, 2]), answer(1, [1, 2])]})
+    assert (one.prompt_token_ids, one.logprobs) == ([1, 2], [[-1.0, -2.0]] * 2)
+    assert metered({"choices": [answer(0, [1, 2]), answer(1, [3])]}).prompt_token_ids is None

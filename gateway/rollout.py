@@ -17,6 +17,7 @@ A request on its way during step 3 is answered by whichever version its worker s
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,8 @@ from logger.spool import Spool
 
 LEASE = "reconciler"
 LEASE_SECONDS = 15.0
+REFUSALS = 3
+"""How often an engine that is well must refuse a version before it is given up: it may be well again since a moment."""
 STEP_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 """Four times what a worker may be behind the changes feed."""
@@ -74,6 +77,7 @@ class Reconciler:
         self._metrics = metrics
         self._now_ns = now_ns
         self._declared = False
+        self._refusals: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Steps once a second while it holds the lease, until it is cancelled; gives the lease back then."""
@@ -135,7 +139,11 @@ class Reconciler:
             _log.warning("%s waits for its engine: %s", version.id, error)
             return  # the engine's fault, not the version's: again at the next step
         except AdapterRefused as error:
-            await self._give_up(version, error.message)
+            self._refusals[version.id] += 1
+            if self._refusals[version.id] < REFUSALS:
+                _log.warning("%s is tried again: %s", version.id, error)
+            else:
+                await self._give_up(version, error.message)
             return
         figures = {"replicas": len(clients), "seconds": time.perf_counter() - started, "probe_tokens": sum(tokens)}
         reason = "every replica holds it and answered with it"

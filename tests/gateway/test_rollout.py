@@ -17,6 +17,7 @@ from contract.errors import SettingsError
 from contract.registry import State, Version
 from gateway import rollout, routes
 from gateway.adapters import check_declared
+from gateway.rollout import REFUSALS
 from tests.gateway.engine import FakeEngine, error
 from tests.gateway.house import ASK, House, house, settings, until
 from trainer.publish import digest_of
@@ -144,6 +145,18 @@ async def test_an_adapter_that_does_not_answer_its_probe_is_retired_and_unloaded
     assert target(home) is None
 
 
+async def test_an_engine_that_is_well_again_only_just_costs_no_version_its_life(home: House) -> None:
+    serve, probes = home.engine.answer, []
+
+    async def recovering(engine: FakeEngine, request: Any, body: dict[str, Any]) -> Any:
+        probes.append(body)
+        return error(500, "restarting") if len(probes) < REFUSALS else await serve(engine, request, body)
+
+    home.engine.answer = recovering
+    await live(home, publish(home, "one"))
+    assert len(probes) >= REFUSALS
+
+
 @pytest.mark.parametrize(("status", "health"), [(429, 200), (503, 200), (500, 503)])
 async def test_an_engine_that_has_no_room_or_is_not_well_costs_no_version_its_life(
     home: House, status: int, health: int
@@ -165,9 +178,13 @@ async def test_an_engine_that_has_no_room_or_is_not_well_costs_no_version_its_li
 
 
 async def test_a_reconciler_that_lost_its_lease_unloads_nothing(home: House, caplog: pytest.LogCaptureFixture) -> None:
-    async def broken(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
-        with home.worker.database.begin() as connection:
-            connection.execute(leases.update().values(holder="another", expires_ns=2**62))
+    probes = []
+
+    async def broken(_engine: FakeEngine, _request: Any, body: Any) -> Any:
+        probes.append(body)
+        if len(probes) == REFUSALS:
+            with home.worker.database.begin() as connection:
+                connection.execute(leases.update().values(holder="another", expires_ns=2**62))
         return error(500, "nan in logits")
 
     home.engine.answer = broken

@@ -71,7 +71,7 @@ class Stopwatch:
 class Answer:
     """An engine's answer that is on its way to one strand."""
 
-    __slots__ = ("_connection", "_end_by", "_first_by", "_loop", "_pool", "_strand", "_timeouts", "_watch")
+    __slots__ = ("_connection", "_end_by", "_first_by", "_pool", "_strand", "_watch")
 
     def __init__(
         self, pool: "Upstream", connection: Connection, strand: Strand, first_by: float, end_by: float, watch: Stopwatch
@@ -261,7 +261,7 @@ class Upstream:
         return None
 
     async def _connect(self, origin: Origin, strand: Strand, watch: Stopwatch) -> Connection:
-        # A task of its own: it outlives the strand where the client goes, and closes what it opened.
+        # A task of its own, as a strand has none for what asyncio does while it connects.
         task = self._loop.create_task(self._open(origin))
         strand.deadline = self.now() + self.timeouts.connect
         strand.late = self._no_connection_in_time

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that must fit others: names of something declared, and what a loop needs of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from contract.settings.origins import Location, dotted
@@ -104,5 +104,5 @@ def _no_metric(settings: "Settings") -> str:
     return f"is no feedback metric; log.feedback declares {_names(settings.log.feedback)}"
 
 
-def _names(names: object) -> str:
-    return ", ".join(sorted(map(str, names))) or "none"  # type: ignore[call-overload]  # any iterable of names
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -238,14 +238,14 @@ async def _release(story: Story) -> None:
         assert not failed, f"{failed}\n{story.stack.logs()}"
         return found[0] if found else None
 
-    story.version = await until(live, 900, "the new version is live", story.stack)
+    version = story.version = await until(live, 900, "the new version is live", story.stack)
     answered = len(story.background)
 
     async def answers_with_it() -> bool | None:
         newer = story.background[answered:]
-        return True if len([seen for seen in newer if seen.version == story.version.id]) >= 6 else None  # type: ignore[union-attr]  # set above
+        return True if len([seen for seen in newer if seen.version == version.id]) >= 6 else None
 
-    began = story.version.changed_ns / 1e9 - 5
+    began = version.changed_ns / 1e9 - 5
     await until(answers_with_it, 60, "triage answers with the new version", story.stack)
     story.release = (began, time.time())
     story.job = story.stack.millrace("jobs", "list")[0]

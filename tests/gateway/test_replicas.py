@@ -202,14 +202,22 @@ async def test_a_stream_that_has_begun_is_not_sent_again(tmp_path: Path) -> None
         assert sum(len(engine.chats()) for engine in found) == 1
 
 
+async def two_inside_and_one_waiting(
+    home: House, found: list[FakeEngine]
+) -> tuple[list[asyncio.Task[Any]], asyncio.Task[Any]]:
+    """Three requests to a model with two places, whose engines hold their answers back."""
+    for engine in found:
+        engine.script = Script(hold_after=0)
+    inside = [asyncio.create_task(ask(home)) for _ in range(2)]
+    await until(lambda: sum(len(engine.chats()) for engine in found) == 2)
+    waiting = asyncio.create_task(ask(home))
+    await until(lambda: home.worker.limits.gates["plain"].queued == 1)
+    return inside, waiting
+
+
 async def test_a_model_with_a_bound_has_a_queue_with_an_end(tmp_path: Path) -> None:
     async with engines(tmp_path) as (home, found):
-        for engine in found:
-            engine.script = Script(hold_after=0)
-        inside = [asyncio.create_task(ask(home)) for _ in range(2)]
-        await until(lambda: sum(len(engine.chats()) for engine in found) == 2)
-        waiting = asyncio.create_task(ask(home))
-        await until(lambda: home.worker.limits.gates["plain"].queued == 1)
+        inside, waiting = await two_inside_and_one_waiting(home, found)
         with pytest.raises(openai.InternalServerError) as caught:
             await ask(home)
         assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
@@ -224,12 +232,7 @@ async def test_a_model_with_a_bound_has_a_queue_with_an_end(tmp_path: Path) -> N
 
 async def test_a_client_that_hangs_up_in_the_queue_costs_nothing(tmp_path: Path) -> None:
     async with engines(tmp_path) as (home, found):
-        for engine in found:
-            engine.script = Script(hold_after=0)
-        inside = [asyncio.create_task(ask(home)) for _ in range(2)]
-        await until(lambda: sum(len(engine.chats()) for engine in found) == 2)
-        waiting = asyncio.create_task(ask(home))
-        await until(lambda: home.worker.limits.gates["plain"].queued == 1)
+        inside, waiting = await two_inside_and_one_waiting(home, found)
         waiting.cancel()
         await until(lambda: [record.status for record in home.invocations()] == ["aborted"])
         assert (home.final().attempts, home.final().cost) == (0, None)

@@ -75,11 +75,14 @@ class Entry:
         """Notes an attempt; what an earlier one metered is no part of this answer."""
         self.replica = replica
         self.attempts += 1
-        self.watch.reached = False
         if self.attempts > 1:
-            self.meter = Meter(payload=self._policy.payload == "on")
+            self.forget_answer()
         if self._queue_ns is None:
             self._queue_ns = self.elapsed_ns
+
+    def forget_answer(self) -> None:
+        """What was metered so far is no part of the answer."""
+        self.meter = Meter(payload=self._policy.payload == "on")
 
     def first_byte(self) -> int:
         """Notes that the answer begins now; nanoseconds since arrival."""

@@ -7,6 +7,8 @@ one record of it is in the spool, and a client that got a whole answer got it af
 
 import logging
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,12 +30,14 @@ from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
 from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
+from gateway.limits import Reservation
 from gateway.metrics import FIRST_TOKEN
 from gateway.quick import usual_chat
 from gateway.replicas import Replica
 from gateway.routes import Target
 from gateway.shape import Shape
 from gateway.sse import DONE, Splitter, data_of, event_of
+from gateway.strand import NEVER, Strand
 from gateway.turn import Turn
 from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
@@ -45,28 +49,126 @@ PREFIX_BYTES = 1024
 _log = logging.getLogger(__name__)
 
 
-async def relay(endpoint: Endpoint, worker: Worker, turn: Turn) -> None:
+def relay(endpoint: Endpoint, worker: Worker, turn: Turn) -> None:
     """Answers one request, in whatever way it ends."""
     try:
-        key = worker.keys.authenticate(turn.header(b"authorization"), time.time_ns())
+        key = worker.keys.authenticate(turn.head.authorization, time.time_ns())
         worker.accept()
     except MillraceError as error:
         turn.request_id = new_id("req")
         turn.fail(error)
+        turn.end()
         return
     entry = Entry(new_invocation_id(key.project, worker.secret), key, endpoint.path, worker.settings.log.policy)
     turn.request_id = entry.invocation
-    await Exchange(endpoint, worker, entry, turn).serve()
+    Exchange(endpoint, worker, entry, turn).begin()
+
+
+class Begun(NamedTuple):
+    """A first attempt that was sent without waiting for anything."""
+
+    replica: Replica
+    data: bytes
+    shape: Shape
+    answer: Answer
 
 
 class Exchange:
-    """One request, its answer and its record."""
+    """One request, its answer and its record.
+
+    The usual way waits for nothing but the answer: what was asked is there, a replica is known, a connection to it is
+    idle. Then the request is sent at once, and the exchange itself waits for the answer, without a coroutine. Whatever
+    is not usual goes the long way, the coroutine `serve`, from where it is; it alone deals with errors.
+    """
+
+    __slots__ = ("_begun", "_body", "_endpoint", "_entry", "_reservation", "_turn", "_worker", "deadline", "late")
 
     def __init__(self, endpoint: Endpoint, worker: Worker, entry: Entry, turn: Turn) -> None:
         self._endpoint = endpoint
         self._worker = worker
         self._entry = entry
         self._turn = turn
+        self._reservation: Reservation | None = None
+        self._begun: Begun | None = None
+        self._body = b""
+        """Of a request that did not go at once."""
+        self.deadline = NEVER
+        self.late: Callable[[], BaseException] = TimeoutError
+
+    # --- the usual way
+
+    def begin(self) -> None:
+        """Answers in the usual way, or in the long one."""
+        if self._sent_at_once():
+            self._turn.wait(self)
+        else:
+            self._turn.run(self.serve())
+
+    def wake(self) -> None:
+        """There may be news of the answer."""
+        begun, entry = self._begun, self._entry
+        assert begun is not None
+        if not begun.answer.began:
+            return
+        entry.watch.stop()
+        assert entry.request is not None
+        whole = None if entry.request.stream else begun.answer.whole
+        if whole is None or not self._answered_at_once(begun, whole):
+            self._turn.run(self.serve())
+
+    def throw(self, error: BaseException) -> None:
+        """The client has gone, the answer is late, or this worker leaves."""
+        self._entry.watch.stop()
+        self._turn.run(self.serve()).throw(error)
+
+    def _sent_at_once(self) -> bool:
+        """Whether the request is on its way; if not, nothing has happened."""
+        worker, entry, turn = self._worker, self._entry, self._turn
+        self._body = turn.taken()
+        request = usual_chat(self._body, worker.settings.gateway) if self._body and self._endpoint is CHAT else None
+        if request is None:
+            return False
+        target = worker.routes.snapshot.known(request.model)
+        if target is None or target.alias in worker.limits.gates or worker.limits.full:
+            return False
+        entry.asked, entry.request, entry.target = request.model, request, target
+        replica = worker.routes.known(target, (), self._prefix)
+        if replica is None:
+            return False
+        data, shape = self._prepared(request, target, replica)
+        answer = worker.upstream.send(replica.origin, data, self, entry.watch)
+        if answer is None:
+            return False
+        entry.goes_upstream(replica)
+        entry.watch.start()
+        self._body = b""
+        replica.outstanding += 1
+        worker.routes.retries.earn()
+        self._reservation = worker.limits.reserve()
+        self._begun = Begun(replica, data, shape, answer)
+        self.deadline, self.late = answer.deadline, answer.late
+        return True
+
+    def _answered_at_once(self, begun: Begun, data: bytes) -> bool:
+        """Whether the client has its answer; if not, nothing has happened: the long way tells what is wrong with it."""
+        try:
+            record, body = self._closed(data, begun.shape)
+        except Exception:
+            self._entry.forget_answer()
+            return False
+        begun.answer.done()
+        begun.replica.outstanding -= 1
+        begun.replica.answered()
+        self._send(record, body)
+        assert self._reservation is not None
+        self._reservation.settle()
+        if self._turn.blocked:
+            self._turn.run(self._turn.drained())
+        else:
+            self._turn.end()
+        return True
+
+    # --- the long way
 
     async def serve(self) -> None:
         """Answers, and sees to it that every way to end leaves its record.
@@ -89,21 +191,20 @@ class Exchange:
         except Exception:
             self._defect()
 
-    # --- the way there
-
     async def _walk(self) -> None:
         worker, entry, turn = self._worker, self._entry, self._turn
-        reservation = worker.limits.reserve()
+        reservation = self._reservation or worker.limits.reserve()
         try:
-            entry.request = request = self._understood(turn.taken() or await turn.body())
-            entry.target = target = worker.routes.snapshot.resolve(request.model)
-            turn.model = target.alias
+            if self._begun is None:
+                entry.request = self._understood(self._body or await turn.body())
+                entry.target = worker.routes.snapshot.resolve(entry.request.model)
+            request, target = entry.request, entry.target
+            assert request is not None and target is not None
             gate = worker.limits.gates.get(target.alias)
             if gate is None:
                 await self._answer(request, target)
             else:
-                assert turn.strand is not None
-                await gate.enter(turn.strand)
+                await gate.enter(self._strand)
                 try:
                     await self._answer(request, target)
                 finally:
@@ -112,6 +213,12 @@ class Exchange:
                 await turn.drained()
         finally:
             reservation.settle()
+
+    @property
+    def _strand(self) -> Strand:
+        strand = self._turn.waiter
+        assert isinstance(strand, Strand), "the long way is a coroutine"
+        return strand
 
     def _understood(self, body: bytes) -> Asked:
         settings = self._worker.settings.gateway
@@ -127,7 +234,8 @@ class Exchange:
     async def _answer(self, request: Asked, target: Target) -> None:
         """By the model that was asked for, or, before a byte has gone out, by one of its fallbacks."""
         routes = self._worker.routes
-        routes.retries.earn()
+        if self._begun is None:
+            routes.retries.earn()
         fallbacks = list(routes.fallbacks(target))
         while True:
             try:
@@ -143,9 +251,13 @@ class Exchange:
         routes, lost = self._worker.routes, False
         tried: list[Replica] = []
         while True:
-            replica = routes.known(target, tried, self._prefix) or await routes.found(target, tried, self._prefix)
+            begun, self._begun = self._begun, None
+            if begun is not None:
+                replica = begun.replica
+            else:
+                replica = routes.known(target, tried, self._prefix) or await routes.found(target, tried, self._prefix)
             try:
-                await self._attempt(request, target, replica)
+                await self._attempt(request, target, replica, begun)
                 replica.answered()
                 return
             except LostModel:
@@ -172,7 +284,8 @@ class Exchange:
         assert entry.request is not None
         return entry.key.project.encode() + entry.request.prompt[:PREFIX_BYTES]
 
-    async def _attempt(self, request: Asked, target: Target, replica: Replica) -> None:
+    def _prepared(self, request: Asked, target: Target, replica: Replica) -> tuple[bytes, Shape]:
+        """The request as it goes to the replica, and how its answer is cut."""
         worker, entry, tokens = self._worker, self._entry, self._worker.settings.log.policy.tokens
         cap, context = worker.settings.gateway.max_completion_tokens, replica.client.context
         body = request.upstream(
@@ -189,19 +302,32 @@ class Exchange:
             hide_tokens=tokens,
             hide_logprobs=tokens and not request.wants_logprobs,
         )
-        entry.goes_upstream(replica)
-        assert self._turn.strand is not None
-        answer = await worker.upstream.post(
-            replica.origin, replica.request(self._endpoint.path, entry.invocation, body), self._turn.strand, entry.watch
-        )
-        replica.outstanding += 1
+        return replica.request(self._endpoint.path, entry.invocation, body), shape
+
+    async def _attempt(self, request: Asked, target: Target, replica: Replica, begun: Begun | None) -> None:
+        worker, entry = self._worker, self._entry
+        if begun is None:
+            data, shape = self._prepared(request, target, replica)
+            entry.goes_upstream(replica)
+            replica.outstanding += 1
+        else:
+            data, shape = begun.data, begun.shape
+        try:
+            answer = await worker.upstream.post(
+                replica.origin, data, self._strand, entry.watch, begun.answer if begun else None
+            )
+            await self._take(request, target, answer, shape)
+        finally:
+            replica.outstanding -= 1
+
+    async def _take(self, request: Asked, target: Target, answer: Answer, shape: Shape) -> None:
         try:
             if answer.status != 200:
                 raise complaint(answer.status, await answer.body(), target)
             if request.stream:
                 await self._stream(answer, shape)
             else:
-                self._plain(await answer.body(), shape)
+                self._send(*self._closed(await answer.body(), shape))
         except MillraceError:
             # An engine's complaint has been read to its end, and its connection can serve again.
             answer.done_or_abort()
@@ -209,19 +335,20 @@ class Exchange:
         except BaseException:
             answer.abort()
             raise
-        finally:
-            replica.outstanding -= 1
         answer.done()
 
     # --- the way back
 
-    def _plain(self, data: bytes, shape: Shape) -> None:
+    def _closed(self, data: bytes, shape: Shape) -> tuple[Invocation, bytes]:
+        """The record of a whole answer, which is in the spool, and what the client gets."""
         read = self._read(data)
         if read.choices is msgspec.UNSET:
             raise EngineFailed("the engine's answer has no choices")
         body = shape.whole(data, read)
         self._entry.first_byte()
-        record = self._complete()
+        return self._complete(), body
+
+    def _send(self, record: Invocation, body: bytes) -> None:
         cost = b"" if record.cost is None else b"x-millrace-cost: %d.%09d\r\n" % divmod(record.cost, NANO)
         self._turn.whole(200, b"content-type: application/json\r\n%b%b" % (self._headers(), cost), body)
 

@@ -3,11 +3,12 @@
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import orjson
 
 from contract.prices import PriceBook
-from contract.records import Invocation, Status
+from contract.records import Invocation, Status, UsageSource
 from contract.settings import PayloadPolicy
 from gateway.asked import Asked
 from gateway.keys import Key
@@ -106,8 +107,14 @@ class Entry:
     def _record(
         self, status: Status, http_status: int | None, error_code: str | None, prices: PriceBook | None
     ) -> Invocation:
-        request, target, meter = self.request, self.target, self.meter
-        record = Invocation(
+        request, target, meter, policy = self.request, self.target, self.meter, self._policy
+        payload, ended = policy.payload == "on", status is not Status.OPEN
+        used, answered = _NOTHING_USED, meter.started
+        if self.watch.reached and status is not Status.REFUSED and (answered or status is not Status.FAILED):
+            # Not of an engine that never began: what it did is unknown, and it is free.
+            used = self._used(status, prices)
+        elapsed = self.elapsed_ns if ended else None
+        return Invocation(
             id=self.invocation,
             time=self._time,
             project=self.key.project,
@@ -118,53 +125,39 @@ class Entry:
             version=target.version if target else "",
             replica=self.replica.name if self.replica else "",
             attempts=self.attempts,
-            finish_reasons=(meter.finish_reasons or None) if meter.started else None,
+            stream=request is not None and request.stream,
+            user=request.user if request else None,
+            conversation=request.conversation if request else None,
+            metadata=orjson.dumps(request.metadata).decode() if request and request.metadata is not None else None,
+            parameters=request.parameters.decode() if request else None,
+            messages=request.prompt.decode() if request and payload else None,
+            choices=meter.choices if payload and answered and ended else None,
+            prompt_token_ids=meter.prompt_token_ids if policy.tokens and ended else None,
+            completion_token_ids=meter.token_ids if policy.tokens and ended else None,
+            logprobs=meter.logprobs if policy.tokens and ended else None,
+            prompt_tokens=used.prompt,
+            cached_tokens=used.cached,
+            completion_tokens=used.completion,
+            reasoning_tokens=used.reasoning,
+            usage_source=used.source,
+            cost=used.cost,
+            price_version=used.price_version,
+            finish_reasons=(meter.finish_reasons or None) if answered else None,
             http_status=http_status,
             error_code=error_code,
             queue_ns=self._queue_ns,
             first_byte_ns=self._first_byte_ns,
+            total_ns=elapsed,
+            overhead_ns=elapsed - self.watch.waited_ns if elapsed is not None else None,
         )
-        if request is not None:
-            self._add_request(record, request)
-        if self.watch.reached and status is not Status.REFUSED:
-            self._add_usage(record, prices)
-        if status is not Status.OPEN:
-            record.total_ns = self.elapsed_ns
-            record.overhead_ns = record.total_ns - self.watch.waited_ns
-            self._add_answer(record)
-        return record
 
-    def _add_request(self, record: Invocation, request: Asked) -> None:
-        record.stream = request.stream
-        record.user = request.user
-        if request.metadata is not None:
-            record.conversation = request.conversation
-            record.metadata = orjson.dumps(request.metadata).decode()
-        record.parameters = request.parameters.decode()
-        if self._policy.payload == "on":
-            record.messages = request.prompt.decode()
-
-    def _add_answer(self, record: Invocation) -> None:
-        if self._policy.payload == "on" and self.meter.started:
-            record.choices = self.meter.choices
-        if self._policy.tokens:
-            record.prompt_token_ids = self.meter.prompt_token_ids
-            record.completion_token_ids = self.meter.token_ids
-            record.logprobs = self.meter.logprobs
-
-    def _add_usage(self, record: Invocation, prices: PriceBook | None) -> None:
-        if record.status is Status.FAILED and not self.meter.started:
-            return  # an engine that never began: what it did is unknown, and it is free
+    def _used(self, status: Status, prices: PriceBook | None) -> "_Used":
         usage = self.usage
-        record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
-        record.cached_tokens, record.reasoning_tokens = usage.cached, usage.reasoning
-        record.usage_source = usage.source
-        if prices is not None:
-            self._add_cost(record, usage, prices)
-
-    def _add_cost(self, record: Invocation, usage: Usage, prices: PriceBook) -> None:
-        cost, record.price_version = self._cost(usage, prices)
-        record.cost = 0 if record.status in FREE else cost
+        if prices is None:
+            return _Used(usage.prompt, usage.cached, usage.completion, usage.reasoning, usage.source, None, None)
+        cost, version = self._cost(usage, prices)
+        cost = 0 if status in FREE else cost
+        return _Used(usage.prompt, usage.cached, usage.completion, usage.reasoning, usage.source, cost, version)
 
     def _cost(self, usage: Usage, prices: PriceBook) -> tuple[int, str]:
         """Nano-dollars, and the price version that says so."""
@@ -172,3 +165,18 @@ class Entry:
         price = prices.at(self.target.priced, self._time)
         # Where the engine does not tell how much was cached, every prompt token is billed as fresh.
         return price.cost(usage.prompt, usage.cached or 0, usage.completion), price.id
+
+
+class _Used(NamedTuple):
+    """The members of a record that say what an answer used."""
+
+    prompt: int | None
+    cached: int | None
+    completion: int | None
+    reasoning: int | None
+    source: UsageSource | None
+    cost: int | None
+    price_version: str | None
+
+
+_NOTHING_USED = _Used(None, None, None, None, None, None, None)

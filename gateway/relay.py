@@ -156,6 +156,7 @@ class Exchange:
         except Exception:
             self._entry.forget_answer()
             return False
+        self._begun, self.late = None, TimeoutError
         begun.answer.done()
         begun.replica.outstanding -= 1
         begun.replica.answered()

@@ -225,6 +225,7 @@ class Turn:
         door = self._door
         if self.waiter is not None:
             door.worker.sweep.waiting.discard(self.waiter)
+            self.waiter = None  # they hold each other, and would be left to the garbage collector
         door.active = None
         self.response_complete = True
         if self.answered:

@@ -8,7 +8,6 @@ one record of it is in the spool, and a client that got a whole answer got it af
 import logging
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 
@@ -64,13 +63,19 @@ def relay(endpoint: Endpoint, worker: Worker, turn: Turn) -> None:
     Exchange(endpoint, worker, entry, turn).begin()
 
 
-class Begun(NamedTuple):
+class Begun:
     """A first attempt that was sent without waiting for anything."""
 
-    replica: Replica
-    data: bytes
-    shape: Shape
-    answer: Answer
+    __slots__ = ("answer", "data", "failed", "replica", "shape", "splitter")
+
+    def __init__(self, replica: Replica, data: bytes, shape: Shape, answer: Answer) -> None:
+        self.replica = replica
+        self.data = data
+        self.shape = shape
+        self.answer = answer
+        self.splitter = Splitter()
+        self.failed: Exception | None = None
+        """What is wrong with its answer."""
 
 
 class Exchange:
@@ -106,15 +111,22 @@ class Exchange:
 
     def wake(self) -> None:
         """There may be news of the answer."""
-        begun, entry = self._begun, self._entry
-        assert begun is not None
+        begun = self._begun
+        assert begun is not None and self._entry.request is not None
         if not begun.answer.began:
             return
-        entry.watch.stop()
-        assert entry.request is not None
-        whole = None if entry.request.stream else begun.answer.whole
-        if whole is None or not self._answered_at_once(begun, whole):
+        self._entry.watch.stop()
+        try:
+            answered = self._streamed(begun) if self._entry.request.stream else self._answered(begun)
+        except Exception as error:
+            begun.failed, answered = error, None
+        if answered:
+            self._end(begun)
+        elif answered is None or self._turn.blocked:
             self._turn.run(self.serve())
+        else:
+            self.deadline = begun.answer.deadline
+            self._entry.watch.start()
 
     def throw(self, error: BaseException) -> None:
         """The client has gone, the answer is late, or this worker leaves."""
@@ -149,25 +161,32 @@ class Exchange:
         self.deadline, self.late = answer.deadline, answer.late
         return True
 
-    def _answered_at_once(self, begun: Begun, data: bytes) -> bool:
-        """Whether the client has its answer; if not, nothing has happened: the long way tells what is wrong with it."""
-        try:
-            record, body = self._closed(data, begun.shape)
-        except Exception:
-            self._entry.forget_answer()
-            return False
+    def _answered(self, begun: Begun) -> bool | None:
+        """Whether the client has its answer; None where it is none of the usual ones."""
+        whole = begun.answer.whole
+        if whole is None:
+            return None
+        self._send(*self._closed(whole, begun.shape))
+        return True
+
+    def _streamed(self, begun: Begun) -> bool | None:
+        """Whether the client has its stream up to the end; None where its next piece is none of the usual ones."""
+        pieces = begun.answer.more()
+        if not pieces:
+            return None
+        return self._passed_on(pieces, begun.splitter, begun.shape)
+
+    def _end(self, begun: Begun) -> None:
         self._begun, self.late = None, TimeoutError
         begun.answer.done()
         begun.replica.outstanding -= 1
         begun.replica.answered()
-        self._send(record, body)
         assert self._reservation is not None
         self._reservation.settle()
         if self._turn.blocked:
             self._turn.run(self._turn.drained())
         else:
             self._turn.end()
-        return True
 
     # --- the long way
 
@@ -314,19 +333,24 @@ class Exchange:
         else:
             data, shape = begun.data, begun.shape
         try:
-            answer = await worker.upstream.post(
-                replica.origin, data, self._strand, entry.watch, begun.answer if begun else None
-            )
-            await self._take(request, target, answer, shape)
+            if begun is not None and begun.failed is not None:
+                answer = begun.answer
+            else:
+                answer = await worker.upstream.post(
+                    replica.origin, data, self._strand, entry.watch, begun.answer if begun else None
+                )
+            await self._take(request, target, answer, shape, begun)
         finally:
             replica.outstanding -= 1
 
-    async def _take(self, request: Asked, target: Target, answer: Answer, shape: Shape) -> None:
+    async def _take(self, request: Asked, target: Target, answer: Answer, shape: Shape, begun: Begun | None) -> None:
         try:
+            if begun is not None and begun.failed is not None:
+                raise begun.failed
             if answer.status != 200:
                 raise complaint(answer.status, await answer.body(), target)
             if request.stream:
-                await self._stream(answer, shape)
+                await self._stream(answer, shape, begun.splitter if begun else Splitter())
             else:
                 self._send(*self._closed(await answer.body(), shape))
         except MillraceError:
@@ -353,23 +377,29 @@ class Exchange:
         cost = b"" if record.cost is None else b"x-millrace-cost: %d.%09d\r\n" % divmod(record.cost, NANO)
         self._turn.whole(200, b"content-type: application/json\r\n%b%b" % (self._headers(), cost), body)
 
-    async def _stream(self, answer: Answer, shape: Shape) -> None:
-        splitter, turn = Splitter(), self._turn
+    async def _stream(self, answer: Answer, shape: Shape, splitter: Splitter) -> None:
+        turn = self._turn
         while pieces := await answer.pieces():
-            out: list[bytes] = []
-            for piece in pieces:
-                for event in splitter.feed(piece):
-                    data = data_of(event)
-                    if data == DONE:
-                        self._finish(shape, out)
-                        return
-                    out.append(event if data is None else self._relayed(data, shape, out))
-            self._pass_on(out)
+            if self._passed_on(pieces, splitter, shape):
+                return
             if turn.blocked:
                 answer.hold()
                 await turn.drained()
                 answer.go_on()
         raise EngineFailed("the engine ended its stream without saying that it was done")
+
+    def _passed_on(self, pieces: list[bytes], splitter: Splitter, shape: Shape) -> bool:
+        """Gives the client its share of the pieces of a stream; whether the stream is done with them."""
+        out: list[bytes] = []
+        for piece in pieces:
+            for event in splitter.feed(piece):
+                data = data_of(event)
+                if data == DONE:
+                    self._finish(shape, out)
+                    return True
+                out.append(event if data is None else self._relayed(data, shape, out))
+        self._pass_on(out)
+        return False
 
     def _relayed(self, data: bytes, shape: Shape, before: list[bytes]) -> bytes:
         """The client's share of one event; nothing where it has none."""

@@ -127,6 +127,13 @@ class Answer:
             if connection.complete:
                 return []
             await self._more()
+        return self.more()
+
+    def more(self) -> list[bytes]:
+        """What has come of the body of an answer with status 200 since the last call, without waiting for it."""
+        connection = self._connection
+        if not connection.pieces or connection.status != 200:
+            return []
         found, connection.pieces = connection.pieces, []
         self._first_by = None
         return found

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A request to a model as it has been understood, and the routes that take one."""
 
+import functools
 from typing import Any, NamedTuple
 
 import msgspec
@@ -58,7 +59,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         ``tokens`` also asks for token ids and the sampled tokens' log-probabilities; ``at_most`` bounds the tokens of
         a request that does not.
         """
-        own: dict[str, Any] = {"model": model, "cache_salt": cache_salt}
+        own: dict[str, Any] = {}
         if at_most is not None and not self.bounded:
             own["max_completion_tokens"] = at_most
         if self.stream:
@@ -68,5 +69,20 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
             own["return_token_ids"] = True
             if not self.wants_logprobs:
                 own["logprobs"] = self.endpoint.logprobs
-        rest = b"}" if self.parameters == b"{}" else b"," + self.parameters[1:]
-        return b'%b,"%b":%b%b' % (orjson.dumps(own)[:-1], self.endpoint.prompt.encode(), self.prompt, rest)
+        return b'%b%b,"%b":%b%b%b}' % (
+            _beginning(model, cache_salt),
+            _inner(orjson.dumps(own)) if own else b"",
+            self.endpoint.prompt.encode(),
+            self.prompt,
+            b"" if self.parameters == b"{}" else b",",
+            self.parameters[1:-1],
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _beginning(model: str, cache_salt: str) -> bytes:
+    return orjson.dumps({"model": model, "cache_salt": cache_salt})[:-1]
+
+
+def _inner(members: bytes) -> bytes:
+    return b"," + members[1:-1]

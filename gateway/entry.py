@@ -3,12 +3,11 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import orjson
 
 from contract.prices import PriceBook
-from contract.records import Invocation, Status, UsageSource
+from contract.records import Invocation, Status
 from contract.settings import PayloadPolicy
 from gateway.asked import Asked
 from gateway.keys import Key
@@ -109,10 +108,15 @@ class Entry:
     ) -> Invocation:
         request, target, meter, policy = self.request, self.target, self.meter, self._policy
         payload, ended = policy.payload == "on", status is not Status.OPEN
-        used, answered = _NOTHING_USED, meter.started
+        answered = meter.started
+        usage: Usage | None = None
+        cost = price_version = None
         if self.watch.reached and status is not Status.REFUSED and (answered or status is not Status.FAILED):
             # Not of an engine that never began: what it did is unknown, and it is free.
-            used = self._used(status, prices)
+            usage = self.usage
+            if prices is not None:
+                cost, price_version = self._cost(usage, prices)
+                cost = 0 if status in FREE else cost
         elapsed = self.elapsed_ns if ended else None
         return Invocation(
             id=self.invocation,
@@ -127,7 +131,7 @@ class Entry:
             attempts=self.attempts,
             stream=request is not None and request.stream,
             user=request.user if request else None,
-            conversation=request.conversation if request else None,
+            conversation=request.conversation if request and request.metadata else None,
             metadata=orjson.dumps(request.metadata).decode() if request and request.metadata is not None else None,
             parameters=request.parameters.decode() if request else None,
             messages=request.prompt.decode() if request and payload else None,
@@ -135,13 +139,13 @@ class Entry:
             prompt_token_ids=meter.prompt_token_ids if policy.tokens and ended else None,
             completion_token_ids=meter.token_ids if policy.tokens and ended else None,
             logprobs=meter.logprobs if policy.tokens and ended else None,
-            prompt_tokens=used.prompt,
-            cached_tokens=used.cached,
-            completion_tokens=used.completion,
-            reasoning_tokens=used.reasoning,
-            usage_source=used.source,
-            cost=used.cost,
-            price_version=used.price_version,
+            prompt_tokens=usage.prompt if usage else None,
+            cached_tokens=usage.cached if usage else None,
+            completion_tokens=usage.completion if usage else None,
+            reasoning_tokens=usage.reasoning if usage else None,
+            usage_source=usage.source if usage else None,
+            cost=cost,
+            price_version=price_version,
             finish_reasons=(meter.finish_reasons or None) if answered else None,
             http_status=http_status,
             error_code=error_code,
@@ -151,32 +155,9 @@ class Entry:
             overhead_ns=elapsed - self.watch.waited_ns if elapsed is not None else None,
         )
 
-    def _used(self, status: Status, prices: PriceBook | None) -> "_Used":
-        usage = self.usage
-        if prices is None:
-            return _Used(usage.prompt, usage.cached, usage.completion, usage.reasoning, usage.source, None, None)
-        cost, version = self._cost(usage, prices)
-        cost = 0 if status in FREE else cost
-        return _Used(usage.prompt, usage.cached, usage.completion, usage.reasoning, usage.source, cost, version)
-
     def _cost(self, usage: Usage, prices: PriceBook) -> tuple[int, str]:
         """Nano-dollars, and the price version that says so."""
         assert self.target is not None, "only a request that was routed has used anything"
         price = prices.at(self.target.priced, self._time)
         # Where the engine does not tell how much was cached, every prompt token is billed as fresh.
         return price.cost(usage.prompt, usage.cached or 0, usage.completion), price.id
-
-
-class _Used(NamedTuple):
-    """The members of a record that say what an answer used."""
-
-    prompt: int | None
-    cached: int | None
-    completion: int | None
-    reasoning: int | None
-    source: UsageSource | None
-    cost: int | None
-    price_version: str | None
-
-
-_NOTHING_USED = _Used(None, None, None, None, None, None, None)

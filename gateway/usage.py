@@ -107,7 +107,16 @@ class Document(msgspec.Struct):
     error: msgspec.Raw = _ABSENT
 
 
+class _Kept(msgspec.Struct):
+    """One choice as the record has it."""
+
+    index: int
+    message: msgspec.Raw | dict[str, Any]
+    finish_reason: str | None
+
+
 _document = msgspec.json.Decoder(Document)
+_encoder = msgspec.json.Encoder()
 
 
 class _Answer(msgspec.Struct):
@@ -140,6 +149,8 @@ class _Answer(msgspec.Struct):
 
 class Meter:
     """Everything the record needs to know of one answer, streamed or whole."""
+
+    __slots__ = ("_answers", "_payload", "_prompt", "_prompts", "_reports", "_running", "_total")
 
     def __init__(self, *, payload: bool = True) -> None:
         """With ``payload`` off the text of a stream is not held, only counted."""
@@ -198,11 +209,8 @@ class Meter:
     @property
     def choices(self) -> str:
         """``[{index, message, finish_reason}]`` as far as they have come, as JSON."""
-        return msgspec.json.encode(
-            [
-                {"index": index, "message": answer.as_message(), "finish_reason": answer.finish_reason}
-                for index, answer in self._in_order()
-            ]
+        return _encoder.encode(
+            [_Kept(index, answer.as_message(), answer.finish_reason) for index, answer in self._in_order()]
         ).decode()
 
     @property

@@ -111,13 +111,14 @@ class Exchange:
 
     def wake(self) -> None:
         """There may be news of the answer."""
-        begun = self._begun
-        assert begun is not None and self._entry.request is not None
-        if not begun.answer.began:
+        begun, entry = self._begun, self._entry
+        assert begun is not None and entry.request is not None
+        answer = begun.answer
+        if not answer.began:
             return
-        self._entry.watch.stop()
+        entry.watch.stop()
         try:
-            answered = self._streamed(begun) if self._entry.request.stream else self._answered(begun)
+            answered = self._streamed(begun) if entry.request.stream else self._answered(begun)
         except Exception as error:
             begun.failed, answered = error, None
         if answered:
@@ -125,8 +126,8 @@ class Exchange:
         elif answered is None or self._turn.blocked:
             self._turn.run(self.serve())
         else:
-            self.deadline = begun.answer.deadline
-            self._entry.watch.start()
+            self.deadline = answer.deadline
+            entry.watch.start()
 
     def throw(self, error: BaseException) -> None:
         """The client has gone, the answer is late, or this worker leaves."""
@@ -390,6 +391,9 @@ class Exchange:
 
     def _passed_on(self, pieces: list[bytes], splitter: Splitter, shape: Shape) -> bool:
         """Gives the client its share of the pieces of a stream; whether the stream is done with them."""
+        if len(pieces) == 1 and (data := splitter.only(pieces[0])) is not None and data != DONE:
+            self._pass_on(self._relayed(data, shape, []))
+            return False
         out: list[bytes] = []
         for piece in pieces:
             for event in splitter.feed(piece):
@@ -398,14 +402,14 @@ class Exchange:
                     self._finish(shape, out)
                     return True
                 out.append(event if data is None else self._relayed(data, shape, out))
-        self._pass_on(out)
+        self._pass_on(b"".join(out))
         return False
 
     def _relayed(self, data: bytes, shape: Shape, before: list[bytes]) -> bytes:
         """The client's share of one event; nothing where it has none."""
         read = self._read(data)
-        if bytes(read.error):
-            self._pass_on(before)
+        if read.failed:
+            self._pass_on(b"".join(before))
             raise complaint(None, data, self._entry.target)
         cut = shape.chunk(data, read)
         if cut is None:
@@ -419,9 +423,8 @@ class Exchange:
         cost = divmod(self._entry.cost_so_far(self._worker.prices), NANO)
         return b'%b,"x_millrace_cost":"%d.%09d"}' % (usage_chunk.rstrip()[:-1], *cost)
 
-    def _pass_on(self, out: list[bytes]) -> None:
+    def _pass_on(self, piece: bytes) -> None:
         """Sends what there is; a stream begins with the first of its answer."""
-        piece = b"".join(out)
         if self._turn.started:
             if piece:
                 self._turn.send(piece)

@@ -35,10 +35,10 @@ class Shape:
     """Log-probabilities were asked for by us and not by the client."""
     _last: bytes | None = None
     _told_usage: bool = False
-    _written: tuple[str, str, bytes, bytes] | None = None
-    """The engine's id and its name of the model, and how it writes those members."""
-    _ours: tuple[bytes, bytes] | None = None
-    """How the client gets them."""
+    _beginning: bytes | None = None
+    """What an answer of the engine begins with, up to the model's name."""
+    _ours: bytes = b""
+    """What the client gets in its place."""
 
     def whole(self, data: bytes, read: Document) -> bytes:
         """A plain answer: its bytes, and what was read in them."""
@@ -78,20 +78,19 @@ class Shape:
 
         The id is the first member. The ``model`` that is found is the outermost one: no object or list begins between
         the first brace and it, and the comma before it stands outside of any string, as an unescaped quote follows.
+        The chunks of a stream all begin alike.
         """
         if self.hide_tokens:
             return None
-        if self._written is None or self._written[:2] != (read.id, read.model):
-            self._written = (read.id, read.model, _id(read.id), _model(read.model))
-        _, _, identifier, model = self._written
-        if not data.startswith(identifier):
-            return None
-        at = data.find(model, len(identifier))
+        if self._beginning is not None and data.startswith(self._beginning):
+            return self._ours + data[len(self._beginning) :]
+        identifier, model = _id(read.id), _model(read.model)
+        at = data.find(model, len(identifier)) if data.startswith(identifier) else -1
         if at < 0 or data.find(b"{", 1, at) >= 0 or data.find(b"[", 0, at) >= 0:
             return None
-        if self._ours is None:
-            self._ours = (_id(self.response_id), _model(self.model))
-        return b"%b%b%b%b" % (self._ours[0], data[len(identifier) : at], self._ours[1], data[at + len(model) :])
+        self._beginning = data[: at + len(model)]
+        self._ours = b"%b%b%b" % (_id(self.response_id), data[len(identifier) : at], _model(self.model))
+        return self._ours + data[len(self._beginning) :]
 
     def _cut(self, document: Members) -> Members:
         cut = {**document, "id": raw(self.response_id), "model": raw(self.model)}

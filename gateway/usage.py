@@ -106,6 +106,11 @@ class Document(msgspec.Struct):
     prompt_token_ids: list[int] | None = None
     error: msgspec.Raw = _ABSENT
 
+    @property
+    def failed(self) -> bool:
+        """Whether it tells of an error."""
+        return self.error is not _ABSENT and bytes(self.error) != b"null"
+
 
 class _Kept(msgspec.Struct):
     """One choice as the record has it."""
@@ -275,11 +280,13 @@ class Meter:
         if not _possible(reported):
             return
         self._reports += 1
-        if not choices or choices[0].message is not _ABSENT:
+        if len(choices) == 1 and choices[0].message is _ABSENT:
+            self._running[choices[0].index] = reported
+        elif not choices or choices[0].message is not _ABSENT:
             self._total = reported
-            return
-        for choice in choices:
-            self._running[choice.index] = reported
+        else:
+            for choice in choices:
+                self._running[choice.index] = reported
 
     def _added_up(self, n: int) -> Usage | None:
         if not self._running:

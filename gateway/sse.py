@@ -37,7 +37,7 @@ class Splitter:
         return events
 
     def only(self, piece: bytes) -> bytes | None:
-        """What ``piece`` says where it is one event and no more, as engines flush them; else None, and `feed` takes it."""
+        """What ``piece`` says where it is one event alone, as engines flush them; else None, and `feed` takes it."""
         if self._rest or not piece.startswith(b"data: ") or not piece.endswith(b"\n\n") or piece.count(b"\n") != 2:
             return None
         return piece[6:-2]

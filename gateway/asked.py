@@ -19,12 +19,15 @@ class Endpoint(NamedTuple):
     prompt: str
     """The field that the model reads."""
     logprobs: object
-    """What asks for the log-probabilities of the sampled tokens alone."""
+    """What asks for the log-probabilities of the sampled tokens alone; None where no token is sampled."""
+    answers: str = "choices"
+    """The field of the engine's answer that makes it one."""
 
 
 CHAT = Endpoint(records.CHAT, "chatcmpl-", "messages", True)
 COMPLETIONS = Endpoint("/v1/completions", "cmpl-", "prompt", 0)
-ENDPOINTS = (CHAT, COMPLETIONS)
+EMBEDDINGS = Endpoint("/v1/embeddings", "embd-", "input", None, "data")
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +67,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         if self.stream:
             # Running usage, so that what a client that hangs up has used is the engine's own count.
             own |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-        if tokens:
+        if tokens and self.endpoint.logprobs is not None:
             own["return_token_ids"] = True
             if not self.wants_logprobs:
                 own["logprobs"] = self.endpoint.logprobs

@@ -22,10 +22,11 @@ from contract.errors import (
 from contract.ids import new_id, new_invocation_id
 from contract.money import NANO
 from contract.records import Invocation, Status
-from gateway.asked import CHAT, COMPLETIONS, Asked, Endpoint
+from gateway.asked import CHAT, COMPLETIONS, EMBEDDINGS, Asked, Endpoint
 from gateway.client import ClientGone
 from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
+from gateway.embeddings import parse_embeddings
 from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
 from gateway.metrics import FIRST_TOKEN
@@ -39,7 +40,7 @@ from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
 from gateway.worker import Leaving, Worker
 
-_PARSERS = {CHAT: parse_chat, COMPLETIONS: parse_completion}
+_PARSERS = {CHAT: parse_chat, COMPLETIONS: parse_completion, EMBEDDINGS: parse_embeddings}
 PREFIX_BYTES = 1024
 """Of the messages: as much as makes a replica's prefix cache worth asking."""
 _log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ class Exchange:
         replica.outstanding += 1
         try:
             if answer.status != 200:
-                raise complaint(answer.status, await answer.body(), target)
+                raise complaint(answer.status, await answer.body(), target, self._endpoint.path)
             if request.stream:
                 await self._stream(answer, shape)
             else:
@@ -217,8 +218,8 @@ class Exchange:
 
     def _plain(self, data: bytes, shape: Shape) -> None:
         read = self._read(data)
-        if read.choices is msgspec.UNSET:
-            raise EngineFailed("the engine's answer has no choices")
+        if getattr(read, self._endpoint.answers) is msgspec.UNSET:
+            raise EngineFailed(f"the engine's answer has no {self._endpoint.answers}")
         body = shape.whole(data, read)
         self._entry.first_byte()
         record = self._complete()

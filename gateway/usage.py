@@ -103,6 +103,8 @@ class Document(msgspec.Struct):
     model: str = ""
     choices: list[_Choice] | msgspec.UnsetType = msgspec.UNSET
     usage: _Reported | msgspec.UnsetType | None = msgspec.UNSET
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The vectors of an answer with embeddings."""
     prompt_token_ids: list[int] | None = None
     error: msgspec.Raw = _ABSENT
 

@@ -27,7 +27,9 @@ class Endpoint(NamedTuple):
 CHAT = Endpoint(records.CHAT, "chatcmpl-", "messages", True)
 COMPLETIONS = Endpoint("/v1/completions", "cmpl-", "prompt", 0)
 EMBEDDINGS = Endpoint("/v1/embeddings", "embd-", "input", None, "data")
-ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS)
+RESPONSES = Endpoint(records.RESPONSES, "resp_", "input", True)
+"""Engines are asked for a chat completion in its place."""
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +51,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     n: int = 1
     """Answers to each prompt."""
+    echo: dict[str, Any] | None = None
+    """What the answer repeats of a request for a response; None where the answer is the engine's own."""
 
     @property
     def conversation(self) -> str | None:

@@ -22,7 +22,7 @@ from contract.errors import (
 from contract.ids import new_id, new_invocation_id
 from contract.money import NANO
 from contract.records import Invocation, Status
-from gateway.asked import CHAT, COMPLETIONS, EMBEDDINGS, Asked, Endpoint
+from gateway.asked import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Asked, Endpoint
 from gateway.client import ClientGone
 from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
@@ -32,15 +32,19 @@ from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
 from gateway.metrics import FIRST_TOKEN
 from gateway.quick import usual_chat
 from gateway.replicas import Replica
+from gateway.responses import parse_response
 from gateway.routes import Target
 from gateway.shape import Shape
 from gateway.sse import DONE, Splitter, data_of, event_of
+from gateway.translation import Translation
 from gateway.turn import Turn
 from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
 from gateway.worker import Leaving, Worker
 
-_PARSERS = {CHAT: parse_chat, COMPLETIONS: parse_completion, EMBEDDINGS: parse_embeddings}
+_PARSERS = {
+    CHAT: parse_chat, COMPLETIONS: parse_completion, EMBEDDINGS: parse_embeddings, RESPONSES: parse_response,
+}  # fmt: skip
 PREFIX_BYTES = 1024
 """Of the messages: as much as makes a replica's prefix cache worth asking."""
 _log = logging.getLogger(__name__)
@@ -68,6 +72,8 @@ class Exchange:
         self._worker = worker
         self._entry = entry
         self._turn = turn
+        self._translation: Translation | None = None
+        """Into what the client asked for, where engines are asked for something else."""
 
     async def serve(self) -> None:
         """Answers, and sees to it that every way to end leaves its record.
@@ -190,10 +196,17 @@ class Exchange:
             hide_tokens=tokens,
             hide_logprobs=tokens and not request.wants_logprobs,
         )
+        if request.echo is not None:
+            self._translation = Translation(
+                shape.response_id, shape.model, request.echo, int(time.time()), wants_logprobs=request.wants_logprobs
+            )
         entry.goes_upstream(replica)
         assert self._turn.strand is not None
         answer = await worker.upstream.post(
-            replica.origin, replica.request(self._endpoint.path, entry.invocation, body), self._turn.strand, entry.watch
+            replica.origin,
+            replica.request(request.endpoint.path, entry.invocation, body),
+            self._turn.strand,
+            entry.watch,
         )
         replica.outstanding += 1
         try:
@@ -220,7 +233,10 @@ class Exchange:
         read = self._read(data)
         if getattr(read, self._endpoint.answers) is msgspec.UNSET:
             raise EngineFailed(f"the engine's answer has no {self._endpoint.answers}")
-        body = shape.whole(data, read)
+        if self._translation is None:
+            body = shape.whole(data, read)
+        else:
+            body = self._translation.whole(data, read, self._entry.usage, self._cost())
         self._entry.first_byte()
         record = self._complete()
         cost = b"" if record.cost is None else b"x-millrace-cost: %d.%09d\r\n" % divmod(record.cost, NANO)
@@ -250,6 +266,8 @@ class Exchange:
         if bytes(read.error):
             self._pass_on(before)
             raise complaint(None, data, self._entry.target)
+        if self._translation is not None:
+            return self._translation.events(data, read)
         cut = shape.chunk(data, read)
         if cut is None:
             return b""
@@ -259,8 +277,10 @@ class Exchange:
 
     def _priced(self, usage_chunk: bytes) -> bytes:
         """The chunk that ends a stream with its usage, with what that costs."""
-        cost = divmod(self._entry.cost_so_far(self._worker.prices), NANO)
-        return b'%b,"x_millrace_cost":"%d.%09d"}' % (usage_chunk.rstrip()[:-1], *cost)
+        return b'%b,"x_millrace_cost":"%d.%09d"}' % (usage_chunk.rstrip()[:-1], *divmod(self._cost(), NANO))
+
+    def _cost(self) -> int:
+        return self._entry.cost_so_far(self._worker.prices)
 
     def _pass_on(self, out: list[bytes]) -> None:
         """Sends what there is; a stream begins with the first of its answer."""
@@ -283,10 +303,13 @@ class Exchange:
             raise EngineFailed("the engine's stream is empty")
         if not self._turn.started:
             self._begin(b"")
-        usage = shape.missing_usage(self._entry.usage)
-        if usage is not None:
-            out.append(event_of(self._priced(usage)))
-        out.append(event_of(DONE))
+        if self._translation is not None:
+            out.append(self._translation.end(self._entry.usage, self._cost()))
+        else:
+            usage = shape.missing_usage(self._entry.usage)
+            if usage is not None:
+                out.append(event_of(self._priced(usage)))
+            out.append(event_of(DONE))
         self._complete()
         self._turn.finish(b"".join(out))
 
@@ -328,7 +351,11 @@ class Exchange:
 
     def _tell(self, error: MillraceError) -> None:
         self._turn.model = self._entry.model_label
-        if not self._turn.answered:
+        if self._turn.answered:
+            return
+        if self._turn.started and self._translation is not None:
+            self._turn.finish(self._translation.failed(error))
+        else:
             self._turn.fail(error)
 
     def _record_end(self, status: Status, http_status: int | None, code: str | None = None) -> None:

@@ -178,7 +178,7 @@ def test_every_built_in_tool_is_refused_by_name(schema: Any) -> None:
         ({"model": None}, "model"), ({"input": None}, "input"), ({"input": []}, "input"), ({"input": 5}, "input"),
         ({"input": [{"role": "user", "content": "x"}] * 10}, "input"), ({"input": ["x"]}, "input[0]"),
         ({"input": [{"role": "king", "content": "x"}]}, "input[0].role"), ({"input": [{}]}, "input[0].type"),
-        ({"input": [{"type": {}}]}, "input[0].type"), ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"type": {"x": 1}}]}, "input[0].type"), ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, "input[0].content[0].type"),
         ({"input": [{"role": "user", "content": "x", "weight": 1}]}, "input[0].weight"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
@@ -334,7 +334,7 @@ def test_what_was_reasoned_belongs_to_the_message_after_it() -> None:
     assert messages(said, THOUGHT, CALLS[0])[1] == {
         "role": "assistant", "reasoning": "hm", "tool_calls": TOOL_CALLS[:1],
     }  # fmt: skip
-    assert messages(THOUGHT, {"role": "user", "content": "x"}) == [{"role": "user", "content": "x"}]
+    assert messages(THOUGHT, {"role": "user", "content": "x"}, said) == [{"role": "user", "content": "x"}, said]
 
 
 def test_reasoning_that_cannot_be_read_is_refused_and_a_summary_is_left_out() -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from contract.records import Invocation
 from contract.settings import parse_settings
 from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Handler, Script, frame, usage
+from tests.gateway.engine import events as chunks
 from tests.gateway.house import House, house, settings, until
 
 WORDS = "one two three"
@@ -300,10 +301,19 @@ async def test_what_outlasts_the_drain_is_told(home: House) -> None:
     assert home.final().status == "interrupted"
 
 
+async def half_a_stream(engine: FakeEngine, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """One good event and one that is none, at once."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    good = json.dumps(chunks(engine, request, body)[0]).encode()
+    await response.write(b"data: " + good + b"\n\ndata: {not json\n\n")
+    return response
+
+
 async def test_a_second_attempt_begins_anew(engine: FakeEngine, tmp_path: Path) -> None:
     other = FakeEngine()
     await other.start()
-    engine.script.garbage_after = 0
+    engine.answer = half_a_stream
     text = f"""
     data_dir: {tmp_path}
     gateway: {{port: 0}}

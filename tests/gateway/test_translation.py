@@ -128,7 +128,10 @@ def test_a_stream_adds_up_to_the_plain_answer_and_to_the_record(
         if item.type == "function_call"
     ]
     thoughts = [part.text for item in told.output if item.type == "reasoning" for part in item.content or ()]
-    assert "".join(thoughts) == said.get("reasoning", "")
+    assert "".join(thoughts) == said.get("reasoning", "") == "".join(reasoning)
+    parts = [part for item in told.output if item.type == "message" for part in item.content]
+    refused = "".join(part.refusal for part in parts if part.type == "refusal")
+    assert refused == said.get("refusal", "") == "".join(refusal)
     assert recorded["finish_reason"] == finish
 
 

@@ -177,7 +177,7 @@ async def test_a_call_and_its_result_come_back_in_the_next_request(home: House, 
     assert first.output[0].content[0].text == "hm"
     assert first.output[2].call_id == "call_1"
     result = {"type": "function_call_output", "call_id": "call_1", "output": "5"}
-    history = [*asked, *(item.to_dict() for item in first.output), result]
+    history = [*asked, *first.output, result]
     await respond(home, input=history, tools=[TOOL])
     assert home.engine.chats()[1]["messages"] == [
         {"role": "user", "content": "x"},

@@ -214,6 +214,14 @@ async def test_what_only_the_policy_asked_for_is_kept_and_not_shown(engine: Fake
         assert [token.logprob for token in shown[-1].response.output[0].content[0].logprobs] == [-0.5] * 3
 
 
+async def test_without_payload_the_client_gets_what_the_record_does_not(engine: FakeEngine, tmp_path: Path) -> None:
+    async with house(engine, settings(tmp_path, engine.url, policy="payload: off")) as home:
+        events = await streamed(home)
+        assert events[-1].response.output_text == WORDS
+        record = home.final()
+        assert (record.messages, record.choices, record.completion_tokens) == (None, None, 3)
+
+
 async def test_errors_before_the_first_byte_have_the_usual_shape(home: House) -> None:
     failures: tuple[tuple[type[openai.APIStatusError], dict[str, Any], str], ...] = (
         (openai.NotFoundError, {"model": "nobody"}, "model"),

@@ -135,6 +135,28 @@ def test_a_stream_adds_up_to_the_plain_answer_and_to_the_record(
     assert recorded["finish_reason"] == finish
 
 
+@given(st.lists(st.tuples(st.sampled_from(["reasoning", "content", "refusal"]), st.text(min_size=1)), max_size=6))
+def test_in_whatever_order_an_engine_speaks_each_item_ends_before_the_next(said: list[tuple[str, str]]) -> None:
+    events, meter = streamed([{name: piece} for name, piece in said], "stop")
+    opened: list[int] = []
+    for event in events:
+        kind, index = event["type"], event.get("output_index")
+        if kind == "response.output_item.added":
+            opened.append(index)
+            assert index == len(opened) - 1
+        elif kind == "response.output_item.done":
+            assert index == opened[-1]
+        elif index is not None:
+            assert index == opened[-1]
+            assert event["item_id"] == events[-1]["response"]["output"][index]["id"]
+    response = Response.model_validate(events[-1]["response"])
+    assert len(response.output) == len(opened) == sum(event["type"] == "response.output_item.done" for event in events)
+    (recorded,) = json.loads(meter.choices)
+    assert response.output_text == recorded["message"]["content"]
+    state = accumulated(events)
+    assert [item.to_dict() for _, item in sorted(state._completed_output.items())] == events[-1]["response"]["output"]
+
+
 def test_the_events_of_a_text_come_in_their_order() -> None:
     events, _ = streamed([{"content": "a"}, {"content": "b"}], "stop")
     assert [event["type"].removeprefix("response.") for event in events] == [

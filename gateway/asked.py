@@ -20,12 +20,17 @@ class Endpoint(NamedTuple):
     prompt: str
     """The field that the model reads."""
     logprobs: object
-    """What asks for the log-probabilities of the sampled tokens alone."""
+    """What asks for the log-probabilities of the sampled tokens alone; None where no token is sampled."""
+    answers: str = "choices"
+    """The field of the engine's answer that makes it one."""
 
 
 CHAT = Endpoint(records.CHAT, "chatcmpl-", "messages", True)
 COMPLETIONS = Endpoint("/v1/completions", "cmpl-", "prompt", 0)
-ENDPOINTS = (CHAT, COMPLETIONS)
+EMBEDDINGS = Endpoint("/v1/embeddings", "embd-", "input", None, "data")
+RESPONSES = Endpoint(records.RESPONSES, "resp_", "input", True)
+"""Engines are asked for a chat completion in its place."""
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +52,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     n: int = 1
     """Answers to each prompt."""
+    echo: dict[str, Any] | None = None
+    """What the answer repeats of a request for a response; None where the answer is the engine's own."""
 
     @property
     def conversation(self) -> str | None:
@@ -65,7 +72,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         if self.stream:
             # Running usage, so that what a client that hangs up has used is the engine's own count.
             own |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-        if tokens:
+        if tokens and self.endpoint.logprobs is not None:
             own["return_token_ids"] = True
             if not self.wants_logprobs:
                 own["logprobs"] = self.endpoint.logprobs

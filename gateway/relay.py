@@ -23,26 +23,31 @@ from contract.errors import (
 from contract.ids import new_id, new_invocation_id
 from contract.money import NANO
 from contract.records import Invocation, Status
-from gateway.asked import CHAT, COMPLETIONS, Asked, Endpoint
+from gateway.asked import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Asked, Endpoint
 from gateway.client import ClientGone
 from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
+from gateway.embeddings import parse_embeddings
 from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
 from gateway.limits import Reservation
 from gateway.metrics import FIRST_TOKEN
 from gateway.quick import usual_chat
 from gateway.replicas import Replica
+from gateway.responses import parse_response
 from gateway.routes import Target
 from gateway.shape import Shape
 from gateway.sse import DONE, Splitter, data_of, event_of
 from gateway.strand import NEVER, Strand
+from gateway.translation import Translation
 from gateway.turn import Turn
 from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
 from gateway.worker import Leaving, Worker
 
-_PARSERS = {CHAT: parse_chat, COMPLETIONS: parse_completion}
+_PARSERS = {
+    CHAT: parse_chat, COMPLETIONS: parse_completion, EMBEDDINGS: parse_embeddings, RESPONSES: parse_response,
+}  # fmt: skip
 PREFIX_BYTES = 1024
 """Of the messages: as much as makes a replica's prefix cache worth asking."""
 _log = logging.getLogger(__name__)
@@ -86,7 +91,10 @@ class Exchange:
     is not usual goes the long way, the coroutine `serve`, from where it is; it alone deals with errors.
     """
 
-    __slots__ = ("_begun", "_body", "_endpoint", "_entry", "_reservation", "_turn", "_worker", "deadline", "late")
+    __slots__ = (
+        "_begun", "_body", "_endpoint", "_entry", "_reservation", "_translation", "_turn", "_worker", "deadline",
+        "late",
+    )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, worker: Worker, entry: Entry, turn: Turn) -> None:
         self._endpoint = endpoint
@@ -95,6 +103,8 @@ class Exchange:
         self._turn = turn
         self._reservation: Reservation | None = None
         self._begun: Begun | None = None
+        self._translation: Translation | None = None
+        """Into what the client asked for, where engines are asked for something else."""
         self._body = b""
         """Of a request that did not go at once."""
         self.deadline = NEVER
@@ -323,7 +333,11 @@ class Exchange:
             hide_tokens=tokens,
             hide_logprobs=tokens and not request.wants_logprobs,
         )
-        return replica.request(self._endpoint.path, entry.invocation, body), shape
+        if request.echo is not None:
+            self._translation = Translation(
+                shape.response_id, shape.model, request.echo, int(time.time()), wants_logprobs=request.wants_logprobs
+            )
+        return replica.request(request.endpoint.path, entry.invocation, body), shape
 
     async def _attempt(self, request: Asked, target: Target, replica: Replica, begun: Begun | None) -> None:
         worker, entry = self._worker, self._entry
@@ -349,7 +363,7 @@ class Exchange:
             if begun is not None and begun.failed is not None:
                 raise begun.failed
             if answer.status != 200:
-                raise complaint(answer.status, await answer.body(), target)
+                raise complaint(answer.status, await answer.body(), target, self._endpoint.path)
             if request.stream:
                 await self._stream(answer, shape, begun.splitter if begun else Splitter())
             else:
@@ -368,9 +382,12 @@ class Exchange:
     def _closed(self, data: bytes, shape: Shape) -> tuple[Invocation, bytes]:
         """The record of a whole answer, which is in the spool, and what the client gets."""
         read = self._read(data)
-        if read.choices is msgspec.UNSET:
-            raise EngineFailed("the engine's answer has no choices")
-        body = shape.whole(data, read)
+        if getattr(read, self._endpoint.answers) is msgspec.UNSET:
+            raise EngineFailed(f"the engine's answer has no {self._endpoint.answers}")
+        if self._translation is None:
+            body = shape.whole(data, read)
+        else:
+            body = self._translation.whole(data, read, self._entry.usage, self._cost())
         self._entry.first_byte()
         return self._complete(), body
 
@@ -411,6 +428,8 @@ class Exchange:
         if read.failed:
             self._pass_on(b"".join(before))
             raise complaint(None, data, self._entry.target)
+        if self._translation is not None:
+            return self._translation.events(data, read)
         cut = shape.chunk(data, read)
         if cut is None:
             return b""
@@ -420,8 +439,10 @@ class Exchange:
 
     def _priced(self, usage_chunk: bytes) -> bytes:
         """The chunk that ends a stream with its usage, with what that costs."""
-        cost = divmod(self._entry.cost_so_far(self._worker.prices), NANO)
-        return b'%b,"x_millrace_cost":"%d.%09d"}' % (usage_chunk.rstrip()[:-1], *cost)
+        return b'%b,"x_millrace_cost":"%d.%09d"}' % (usage_chunk.rstrip()[:-1], *divmod(self._cost(), NANO))
+
+    def _cost(self) -> int:
+        return self._entry.cost_so_far(self._worker.prices)
 
     def _pass_on(self, piece: bytes) -> None:
         """Sends what there is; a stream begins with the first of its answer."""
@@ -443,10 +464,13 @@ class Exchange:
             raise EngineFailed("the engine's stream is empty")
         if not self._turn.started:
             self._begin(b"")
-        usage = shape.missing_usage(self._entry.usage)
-        if usage is not None:
-            out.append(event_of(self._priced(usage)))
-        out.append(event_of(DONE))
+        if self._translation is not None:
+            out.append(self._translation.end(self._entry.usage, self._cost()))
+        else:
+            usage = shape.missing_usage(self._entry.usage)
+            if usage is not None:
+                out.append(event_of(self._priced(usage)))
+            out.append(event_of(DONE))
         self._complete()
         self._turn.finish(b"".join(out))
 
@@ -488,7 +512,11 @@ class Exchange:
 
     def _tell(self, error: MillraceError) -> None:
         self._turn.model = self._entry.model_label
-        if not self._turn.answered:
+        if self._turn.answered:
+            return
+        if self._turn.started and self._translation is not None:
+            self._turn.finish(self._translation.failed(error))
+        else:
             self._turn.fail(error)
 
     def _record_end(self, status: Status, http_status: int | None, code: str | None = None) -> None:

@@ -63,18 +63,22 @@ class _Function(msgspec.Struct):
     arguments: str | None = None
 
 
-class _ToolCall(msgspec.Struct):
+class ToolCall(msgspec.Struct):
+    """A piece of a call, or a whole one, which has no index."""
+
     index: int = 0
     id: str | None = None
     function: _Function | None = None
 
 
-class _Delta(msgspec.Struct):
+class Delta(msgspec.Struct):
+    """A piece of a message, or, as their fields are the same, a whole one."""
+
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 _ABSENT = msgspec.Raw()
@@ -85,7 +89,7 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
     token_ids: list[int] | None = None
-    delta: _Delta | None = None
+    delta: Delta | None = None
     message: msgspec.Raw = _ABSENT
     text: str | None = None
     """Of a completion without messages, streamed or whole."""
@@ -103,6 +107,8 @@ class Document(msgspec.Struct):
     model: str = ""
     choices: list[_Choice] | msgspec.UnsetType = msgspec.UNSET
     usage: _Reported | msgspec.UnsetType | None = msgspec.UNSET
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The vectors of an answer with embeddings."""
     prompt_token_ids: list[int] | None = None
     error: msgspec.Raw = _ABSENT
 
@@ -261,7 +267,7 @@ class Meter:
         if choice.delta is not None:
             self._read_delta(answer, choice.delta)
 
-    def _read_delta(self, answer: _Answer, delta: _Delta) -> None:
+    def _read_delta(self, answer: _Answer, delta: Delta) -> None:
         reasoning = delta.reasoning or delta.reasoning_content
         if delta.content or reasoning or delta.refusal or delta.tool_calls:
             answer.pieces += 1
@@ -301,7 +307,7 @@ class Meter:
         return Usage(sum(prompts.values()), completion, last.cached, sum(known) if known else None, "reported")
 
 
-def _add_to_call(tools: dict[int, dict[str, Any]], piece: _ToolCall) -> None:
+def _add_to_call(tools: dict[int, dict[str, Any]], piece: ToolCall) -> None:
     call = tools.setdefault(piece.index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
     call["id"] = call["id"] or piece.id
     if piece.function is not None:

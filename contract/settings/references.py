@@ -35,9 +35,14 @@ def dangling(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
     for index, engine in enumerate(settings.engines):
         if engines.index(engine.name) != index:
             yield ("engines", index, "name"), engine.name, "is the name of an earlier engine too"
+    for name in settings.providers:
+        if name in engines:
+            yield ("providers", name), name, "is the name of an engine too"
     for name, model in settings.models.items():
-        if model.engine not in engines:
+        if model.engine is not None and model.engine not in engines:
             yield ("models", name, "engine"), model.engine, f"is no engine; declared are {_names(engines)}"
+        if model.provider is not None:
+            yield from _provided(settings, name, model.provider)
         for place, public in enumerate(model.fallbacks):
             if public not in settings.models or public == name:
                 wrong = f"is no other model; declared are {_names(settings.models)}"
@@ -53,6 +58,17 @@ def dangling(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
                 yield (*at, "models", place), public, f"is no model; declared are {_names(settings.models)}"
     yield from _loops(settings)
     yield from _ports(settings)
+
+
+def _provided(settings: "Settings", name: str, provider: str) -> Iterator[tuple[Location, str | int, str]]:
+    if provider not in settings.providers:
+        wrong = f"is no provider; declared are {_names(settings.providers)}"
+        yield ("models", name, "provider"), provider, wrong
+        return
+    try:
+        settings.price(name)
+    except ValueError as error:
+        yield ("models", name, "model"), settings.models[name].model or "", f"needs a price: {error}"
 
 
 def _ports(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
@@ -83,7 +99,10 @@ def _loops(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
                     grader,
                     f"is no grader; declared are {_names(settings.graders)}",
                 )
-        both = [settings.models[public].engine for public in (loop.model, loop.base) if public in settings.models]
+        both = [settings.models[public].backend for public in (loop.model, loop.base) if public in settings.models]
+        for field, public in (("model", loop.model), ("base", loop.base)):
+            if public in settings.models and settings.models[public].engine is None:
+                yield ("loops", name, field), public, "is a provider's model, of which nothing here is trained"
         if len(set(both)) > 1:
             yield (
                 ("loops", name, "base"),

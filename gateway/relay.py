@@ -29,8 +29,9 @@ from gateway.completions import parse_completion
 from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
 from gateway.metrics import FIRST_TOKEN
+from gateway.providers import Feed, Provider
 from gateway.quick import usual_chat
-from gateway.replicas import Replica
+from gateway.replicas import Backend, Replica
 from gateway.routes import Target
 from gateway.shape import Shape
 from gateway.sse import DONE, Splitter, data_of, event_of
@@ -128,7 +129,7 @@ class Exchange:
         """By the model that was asked for, or, before a byte has gone out, by one of its fallbacks."""
         routes = self._worker.routes
         routes.retries.earn()
-        fallbacks = list(routes.fallbacks(target))
+        fallbacks = list(routes.fallbacks(target, self._endpoint))
         while True:
             try:
                 await self._by_a_replica(request, target)
@@ -141,7 +142,7 @@ class Exchange:
     async def _by_a_replica(self, request: Asked, target: Target) -> None:
         """By one replica, or, before a byte has gone out, by another."""
         routes, lost = self._worker.routes, False
-        tried: list[Replica] = []
+        tried: list[Backend] = []
         while True:
             replica = routes.known(target, tried, self._prefix) or await routes.found(target, tried, self._prefix)
             try:
@@ -172,16 +173,8 @@ class Exchange:
         assert entry.request is not None
         return entry.key.project.encode() + entry.request.prompt[:PREFIX_BYTES]
 
-    async def _attempt(self, request: Asked, target: Target, replica: Replica) -> None:
-        worker, entry, tokens = self._worker, self._entry, self._worker.settings.log.policy.tokens
-        cap, context = worker.settings.gateway.max_completion_tokens, replica.client.context
-        body = request.upstream(
-            target.version,
-            worker.cache_salt(entry.key.project),
-            tokens=tokens,
-            # An engine refuses a bound over its context, which bounds the answer as well.
-            at_most=None if context is not None and context <= cap else cap,
-        )
+    async def _attempt(self, request: Asked, target: Target, replica: Backend) -> None:
+        entry, tokens = self._entry, self._worker.settings.log.policy.tokens
         shape = Shape(
             model=target.asked,
             response_id=self._endpoint.id_prefix + entry.invocation,
@@ -189,11 +182,7 @@ class Exchange:
             hide_tokens=tokens,
             hide_logprobs=tokens and not request.wants_logprobs,
         )
-        entry.goes_upstream(replica)
-        assert self._turn.strand is not None
-        answer = await worker.upstream.post(
-            replica.origin, replica.request(self._endpoint.path, entry.invocation, body), self._turn.strand, entry.watch
-        )
+        answer = await self._asked(request, target, replica, shape.response_id)
         replica.outstanding += 1
         try:
             if answer.status != 200:
@@ -213,6 +202,26 @@ class Exchange:
             replica.outstanding -= 1
         answer.done()
 
+    async def _asked(self, request: Asked, target: Target, replica: Backend, response_id: str) -> Answer | Feed:
+        worker, entry, strand = self._worker, self._entry, self._turn.strand
+        assert strand is not None
+        if isinstance(replica, Provider):
+            call = replica.call(request, target)
+            entry.goes_upstream(replica)
+            return await replica.ask(call, request.stream, response_id, target, strand, entry.watch)
+        assert isinstance(replica, Replica)
+        cap, context = worker.settings.gateway.max_completion_tokens, replica.client.context
+        body = request.upstream(
+            target.version,
+            worker.cache_salt(entry.key.project),
+            tokens=worker.settings.log.policy.tokens,
+            # An engine refuses a bound over its context, which bounds the answer as well.
+            at_most=None if context is not None and context <= cap else cap,
+        )
+        entry.goes_upstream(replica)
+        sent = replica.request(self._endpoint.path, entry.invocation, body)
+        return await worker.upstream.post(replica.origin, sent, strand, entry.watch)
+
     # --- the way back
 
     def _plain(self, data: bytes, shape: Shape) -> None:
@@ -225,7 +234,7 @@ class Exchange:
         cost = b"" if record.cost is None else b"x-millrace-cost: %d.%09d\r\n" % divmod(record.cost, NANO)
         self._turn.whole(200, b"content-type: application/json\r\n%b%b" % (self._headers(), cost), body)
 
-    async def _stream(self, answer: Answer, shape: Shape) -> None:
+    async def _stream(self, answer: Answer | Feed, shape: Shape) -> None:
         splitter, turn = Splitter(), self._turn
         while pieces := await answer.pieces():
             out: list[bytes] = []

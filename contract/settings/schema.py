@@ -271,7 +271,9 @@ class Settings(Section):
     def _called(cls, value: dict[str, Provider]) -> dict[str, Provider]:
         for name in value:
             if not re.fullmatch(NAME, name):
-                raise ValueError(f"{name!r} is no provider's name: 1 to 63 of A-Z, a-z, 0-9 and ._-, a letter or digit first")
+                raise ValueError(
+                    f"{name!r} is no provider's name: 1 to 63 of A-Z, a-z, 0-9 and ._-, a letter or digit first"
+                )
         return value
 
     @field_validator("models")

@@ -77,7 +77,7 @@ class Model(Section):
     @field_validator("price")
     @classmethod
     def _needed(cls, value: Price | None, info: ValidationInfo) -> Price | None:
-        if value is None and info.data.get("engine") is not None:
+        if value is None and info.data.get("engine") is not None and info.data.get("provider") is None:
             raise PydanticCustomError("missing", "Field required")
         return value
 

@@ -28,7 +28,7 @@ gateway: {{port: 0, drain_timeout: 5s, retry_share: 1, {gateway}}}
 engines:
   - {{name: small, base_model: base, url: "{engine}"}}
 providers:
-  far: {{kind: {kind}, api_base: "{url}/v1", api_key_env: FAR_KEY{account}}}
+  far: {{kind: {kind}, api_base: "{url}{path}", api_key_env: FAR_KEY{account}}}
 models:
   plain: {{provider: far, model: base, price: {{input: 0.5, cached_input: 0.1, output: 2}}{model}}}
   local: {{engine: small, fallbacks: [plain], price: {{input: 3, output: 3}}}}
@@ -40,7 +40,14 @@ KINDS = ("openai", "hosted_vllm")
 def configured(
     folder: Path, provider: FakeEngine, engine: str = "http://127.0.0.1:9", kind: str = "openai", **more: str
 ) -> Settings:
-    extra = {"gateway": "", "account": "", "model": "", "policy": "", **more}
+    extra = {
+        "path": "" if kind == "anthropic" else "/v1",
+        "gateway": "",
+        "account": "",
+        "model": "",
+        "policy": "",
+        **more,
+    }
     return parse_settings(SETTINGS.format(folder=folder, url=provider.url, engine=engine, kind=kind, **extra))
 
 

@@ -3,8 +3,10 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,15 @@ def test_litellm_is_imported_where_a_provider_is_declared_and_asks_nobody(tmp_pa
     command = [sys.executable, "-W", "ignore", "-c", SEALED, text, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.stdout.strip(), done.returncode) == (told, 0), done.stderr
+
+
+def test_the_provider_of_the_readme_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = re.findall(r"^(    providers:\n(?:    .*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    settings = parse_settings(textwrap.dedent(text))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    (provider,) = open_providers(settings)
+    assert provider.holds("gpt-4o-mini")
+    assert settings.price("mini").output == 600_000_000
 
 
 def test_a_key_that_is_not_there_is_an_error_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ class InvalidRequest(MillraceError):
         "invalid_json": "The body is not a JSON object, or one that cannot be read.",
         "invalid_http": "What came is no HTTP request that can be taken.",
         "unsupported_model": "The model's engine does not answer on this route.",
+        "content_policy_violation": "An external provider's policy does not allow the request.",
     }
 
 
@@ -180,6 +181,9 @@ class EngineFailed(MillraceError):
 
     status = 502
     default_code = "engine_error"
+    codes: ClassVar[Mapping[str, str]] = {
+        "provider_refused": "An external provider does not take this installation's key, or does not know the model."
+    }
 
 
 class EngineTimeout(MillraceError):

@@ -63,9 +63,10 @@ class Invocation(Record, kw_only=True, tag="invocation"):
     status: Annotated[Status, Meta(description="complete, interrupted, aborted, failed or refused")]
     alias: Annotated[str, Meta(description="public model name that was asked for")] = ""
     version: Annotated[
-        str, Meta(description="immutable version that answered: alias@digest12, or the base model's name")
+        str,
+        Meta(description="what answered: alias@digest12, the base model's name, or the provider's name of its model"),
     ] = ""
-    replica: Annotated[str, Meta(description="engine replica that answered")] = ""
+    replica: Annotated[str, Meta(description="engine replica or provider that answered")] = ""
     attempts: Annotated[int, Meta(description="upstream attempts made")] = 0
     stream: Annotated[bool, Meta(description="whether the client asked for a stream")] = False
     user: Annotated[str | None, Meta(description="the request's user, or safety_identifier")] = None

@@ -3,7 +3,7 @@
 
 At first sight a model of the file becomes an alias and a price version. Afterwards the database owns where an alias
 points and what its prices were; a price that changed in the file becomes a new version dated now. An alias of a base
-model moves with the file only where its engine is gone.
+model moves with the file only where its engine is gone, or where it is a provider that the file does not name for it.
 """
 
 import time
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from contract import changes, prices
 from contract.database import aliases, projects
-from contract.settings import Price, Settings
+from contract.settings import Model, Price, Settings
 
 DEFAULT_PROJECT = "default"
 
@@ -27,20 +27,20 @@ def seed(connection: sa.Connection, settings: Settings, now_ns: Callable[[], int
         done.append(f"project {DEFAULT_PROJECT} made")
     known = {row.name: row for row in connection.execute(aliases.select())}
     for name, model in settings.models.items():
-        if name in known and _is_stranded(known[name], settings):
+        if name in known and _is_stranded(known[name], model, settings):
             connection.execute(
-                aliases.update().where(aliases.c.name == name).values(engine=model.engine, changed_ns=now_ns())
+                aliases.update().where(aliases.c.name == name).values(engine=model.backend, changed_ns=now_ns())
             )
             changes.note(connection, "aliases", name, now_ns)
-            done.append(f"model {name} moved to engine {model.engine}; {known[name].engine} is no engine any more")
+            done.append(f"model {name} moved to {_where(model)}; {known[name].engine} is no engine any more")
         elif name not in known:
             connection.execute(
-                aliases.insert().values(name=name, engine=model.engine, version=None, changed_ns=now_ns())
+                aliases.insert().values(name=name, engine=model.backend, version=None, changed_ns=now_ns())
             )
             changes.note(connection, "aliases", name, now_ns)
-            done.append(f"model {name} made, on engine {model.engine}")
-        if not _same_price(prices.latest(connection, name), model.price):
-            prices.add(connection, name, **_price(model.price), now_ns=now_ns)
+            done.append(f"model {name} made, on {_where(model)}")
+        if not _same_price(prices.latest(connection, name), settings.price(name)):
+            prices.add(connection, name, **_price(settings.price(name)), now_ns=now_ns)
             done.append(f"price of {name} set")
     return done
 
@@ -53,12 +53,13 @@ def drift(connection: sa.Connection, settings: Settings) -> list[str]:
         if name not in known:
             found.append(f"models.{name} is in the file only; the next start makes it")
             continue
-        if known[name].engine != model.engine:
-            after = "until the next start moves it" if _is_stranded(known[name], settings) else "which holds"
+        if known[name].engine != model.backend:
+            after = "until the next start moves it" if _is_stranded(known[name], model, settings) else "which holds"
+            field = "engine" if model.provider is None else "provider"
             found.append(
-                f"models.{name}.engine is {model.engine} in the file, {known[name].engine} in the database, {after}"
+                f"models.{name}.{field} is {model.backend} in the file, {known[name].engine} in the database, {after}"
             )
-        if not _same_price(prices.latest(connection, name), model.price):
+        if not _same_price(prices.latest(connection, name), settings.price(name)):
             found.append(f"models.{name}.price differs; the next start makes a new price version dated then")
     found += [
         f"model {name} is in the database only, and still served" for name in known if name not in settings.models
@@ -66,9 +67,14 @@ def drift(connection: sa.Connection, settings: Settings) -> list[str]:
     return found
 
 
-def _is_stranded(alias: sa.Row[Any], settings: Settings) -> bool:
-    """Whether an alias is on an engine that is gone, with no version that would be of that engine's base."""
-    return alias.version is None and alias.engine not in {engine.name for engine in settings.engines}
+def _is_stranded(alias: sa.Row[Any], model: Model, settings: Settings) -> bool:
+    """Whether an alias is on what does not answer for it any more, with no version that would be of its base."""
+    backends = {engine.name for engine in settings.engines} | {model.provider}
+    return alias.version is None and alias.engine not in backends
+
+
+def _where(model: Model) -> str:
+    return f"engine {model.engine}" if model.provider is None else f"provider {model.provider}"
 
 
 def _price(price: Price) -> dict[str, int]:

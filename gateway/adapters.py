@@ -24,7 +24,7 @@ def check_declared(settings: Settings) -> None:
     for name, model in settings.models.items():
         if model.adapter is not None:
             try:
-                check(Path(model.adapter), _max_rank(settings.engine(model.engine)))
+                check(Path(model.adapter), _max_rank(settings.engine(model.backend)))
             except AdapterRefused as error:
                 raise SettingsError(f"{settings.place('models', name, 'adapter')}: {error.message}") from error
 
@@ -35,7 +35,7 @@ def publish_declared(connection: sa.Connection, settings: Settings) -> list[Vers
     for name, model in settings.models.items():
         if model.adapter is None:
             continue
-        base = settings.engine(model.engine).base_model
+        base = settings.engine(model.backend).base_model
         gate = {"admitted": True, "reason": "declared in the settings", "figures": {}}
         manifest = {"base": base, "parent": None, "job": None, "gate": gate}
         digest, place = store(Path(model.adapter), name, manifest, settings.installation)
@@ -43,7 +43,7 @@ def publish_declared(connection: sa.Connection, settings: Settings) -> list[Vers
             registry.publish(
                 connection,
                 alias=name,
-                engine=model.engine,
+                engine=model.backend,
                 base=base,
                 digest=digest,
                 path=str(place),

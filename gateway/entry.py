@@ -11,7 +11,7 @@ from contract.records import Invocation, Status
 from contract.settings import PayloadPolicy
 from gateway.asked import Asked
 from gateway.keys import Key
-from gateway.replicas import Replica
+from gateway.replicas import Backend
 from gateway.routes import Target
 from gateway.upstream import Stopwatch
 from gateway.usage import Meter, Usage
@@ -39,7 +39,7 @@ class Entry:
         self.asked = ""
         self.request: Asked | None = None
         self.target: Target | None = None
-        self.replica: Replica | None = None
+        self.replica: Backend | None = None
         self.attempts = 0
         self.watch = Stopwatch(clock)
         self.meter = Meter(payload=policy.payload == "on")
@@ -71,7 +71,7 @@ class Entry:
         """Nano-dollars of what the answer has used so far."""
         return self._cost(self.usage, prices)[0]
 
-    def goes_upstream(self, replica: Replica) -> None:
+    def goes_upstream(self, replica: Backend) -> None:
         """Notes an attempt; what an earlier one metered is no part of this answer."""
         self.replica = replica
         self.attempts += 1

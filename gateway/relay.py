@@ -32,8 +32,9 @@ from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
 from gateway.limits import Reservation
 from gateway.metrics import FIRST_TOKEN
+from gateway.providers import Feed, Provider
 from gateway.quick import usual_chat
-from gateway.replicas import Replica
+from gateway.replicas import Backend, Replica
 from gateway.responses import parse_response
 from gateway.routes import Target
 from gateway.shape import Shape
@@ -156,9 +157,9 @@ class Exchange:
             return False
         entry.asked, entry.request, entry.target = request.model, request, target
         replica = worker.routes.known(target, (), self._prefix)
-        if replica is None:
+        if not isinstance(replica, Replica):
             return False
-        data, shape = self._prepared(request, target, replica)
+        data, shape = self._wire(request, target, replica), self._shape(request, target)
         answer = worker.upstream.send(replica.origin, data, self, entry.watch)
         if answer is None:
             return False
@@ -267,7 +268,7 @@ class Exchange:
         routes = self._worker.routes
         if self._begun is None:
             routes.retries.earn()
-        fallbacks = list(routes.fallbacks(target))
+        fallbacks = list(routes.fallbacks(target, request.endpoint))
         while True:
             try:
                 await self._by_a_replica(request, target)
@@ -280,9 +281,10 @@ class Exchange:
     async def _by_a_replica(self, request: Asked, target: Target) -> None:
         """By one replica, or, before a byte has gone out, by another."""
         routes, lost = self._worker.routes, False
-        tried: list[Replica] = []
+        tried: list[Backend] = []
         while True:
             begun, self._begun = self._begun, None
+            replica: Backend
             if begun is not None:
                 replica = begun.replica
             else:
@@ -315,20 +317,24 @@ class Exchange:
         assert entry.request is not None
         return entry.key.project.encode() + entry.request.prompt[:PREFIX_BYTES]
 
-    def _prepared(self, request: Asked, target: Target, replica: Replica) -> tuple[bytes, Shape]:
-        """The request as it goes to the replica, and how its answer is cut."""
-        worker, entry, tokens = self._worker, self._entry, self._worker.settings.log.policy.tokens
+    def _wire(self, request: Asked, target: Target, replica: Replica) -> bytes:
+        """The request as it goes to the replica."""
+        worker, entry = self._worker, self._entry
         cap, context = worker.settings.gateway.max_completion_tokens, replica.client.context
         body = request.upstream(
             target.version,
             worker.cache_salt(entry.key.project),
-            tokens=tokens,
+            tokens=worker.settings.log.policy.tokens,
             # An engine refuses a bound over its context, which bounds the answer as well.
             at_most=None if context is not None and context <= cap else cap,
         )
+        return replica.request(request.endpoint.path, entry.invocation, body)
+
+    def _shape(self, request: Asked, target: Target) -> Shape:
+        tokens = self._worker.settings.log.policy.tokens
         shape = Shape(
             model=target.asked,
-            response_id=self._endpoint.id_prefix + entry.invocation,
+            response_id=self._endpoint.id_prefix + self._entry.invocation,
             include_usage=request.include_usage,
             hide_tokens=tokens,
             hide_logprobs=tokens and not request.wants_logprobs,
@@ -337,28 +343,41 @@ class Exchange:
             self._translation = Translation(
                 shape.response_id, shape.model, request.echo, int(time.time()), wants_logprobs=request.wants_logprobs
             )
-        return replica.request(request.endpoint.path, entry.invocation, body), shape
+        return shape
 
-    async def _attempt(self, request: Asked, target: Target, replica: Replica, begun: Begun | None) -> None:
-        worker, entry = self._worker, self._entry
+    async def _attempt(self, request: Asked, target: Target, replica: Backend, begun: Begun | None) -> None:
         if begun is None:
-            data, shape = self._prepared(request, target, replica)
-            entry.goes_upstream(replica)
+            shape = self._shape(request, target)
             replica.outstanding += 1
         else:
-            data, shape = begun.data, begun.shape
+            shape = begun.shape
         try:
-            if begun is not None and begun.failed is not None:
-                answer = begun.answer
-            else:
-                answer = await worker.upstream.post(
-                    replica.origin, data, self._strand, entry.watch, begun.answer if begun else None
-                )
+            answer = await self._asked(request, target, replica, shape.response_id, begun)
             await self._take(request, target, answer, shape, begun)
         finally:
             replica.outstanding -= 1
 
-    async def _take(self, request: Asked, target: Target, answer: Answer, shape: Shape, begun: Begun | None) -> None:
+    async def _asked(
+        self, request: Asked, target: Target, replica: Backend, response_id: str, begun: Begun | None
+    ) -> Answer | Feed:
+        """The beginning of the answer."""
+        upstream, entry, strand = self._worker.upstream, self._entry, self._strand
+        if begun is not None:
+            if begun.failed is not None:
+                return begun.answer
+            return await upstream.post(begun.replica.origin, begun.data, strand, entry.watch, begun.answer)
+        if isinstance(replica, Provider):
+            call = replica.call(request, target)
+            entry.goes_upstream(replica)
+            return await replica.ask(call, request.stream, response_id, target, strand, entry.watch)
+        assert isinstance(replica, Replica)
+        data = self._wire(request, target, replica)
+        entry.goes_upstream(replica)
+        return await upstream.post(replica.origin, data, strand, entry.watch)
+
+    async def _take(
+        self, request: Asked, target: Target, answer: Answer | Feed, shape: Shape, begun: Begun | None
+    ) -> None:
         try:
             if begun is not None and begun.failed is not None:
                 raise begun.failed
@@ -395,7 +414,7 @@ class Exchange:
         cost = b"" if record.cost is None else b"x-millrace-cost: %d.%09d\r\n" % divmod(record.cost, NANO)
         self._turn.whole(200, b"content-type: application/json\r\n%b%b" % (self._headers(), cost), body)
 
-    async def _stream(self, answer: Answer, shape: Shape, splitter: Splitter) -> None:
+    async def _stream(self, answer: Answer | Feed, shape: Shape, splitter: Splitter) -> None:
         turn = self._turn
         while pieces := await answer.pieces():
             if self._passed_on(pieces, splitter, shape):

@@ -11,12 +11,12 @@ while, longer each time, unless there is no other.
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import aiohttp
 
 from contract.errors import EngineFailed, EngineTimeout, MillraceError
+from gateway.asked import ENDPOINTS, Endpoint
 from gateway.connection import Origin
 from gateway.engines import EngineClient
 from gateway.upstream import CONNECT_TIMEOUT, NoConnection
@@ -27,34 +27,26 @@ _SLACK = 4
 """Requests that the preferred replica may have more than twice the least."""
 
 
-@dataclass(eq=False)
-class Replica:
-    """One server of an engine, as this worker last saw it."""
+class Backend:
+    """What answers requests for the versions that it holds, as this worker last saw it."""
 
-    name: str
-    client: EngineClient
-    origin: Origin
-    served: frozenset[str] = frozenset()
-    healthy: bool = False
-    outstanding: int = 0
-    """Requests of this worker that it is answering."""
-    strikes: int = 0
-    """Requests that it failed in a row."""
-    benched_until: float = 0.0
-    """Loop time."""
-    _looking: "asyncio.Task[None] | None" = field(default=None, repr=False)
-    _heads: dict[str, bytes] = field(default_factory=dict, repr=False)
+    endpoints: Sequence[Endpoint] = ENDPOINTS
+    """The routes whose requests may go here."""
+
+    def __init__(self, name: str, served: frozenset[str] = frozenset(), healthy: bool = False) -> None:
+        self.name = name
+        self.served = served
+        self.healthy = healthy
+        self.outstanding = 0
+        """Requests of this worker that it is answering."""
+        self.strikes = 0
+        """Requests that it failed in a row."""
+        self.benched_until = 0.0
+        """Loop time."""
 
     def holds(self, model: str) -> bool:
         """Whether a request for the model may go here."""
         return self.healthy and model in self.served
-
-    def request(self, path: str, request_id: str, body: bytes) -> bytes:
-        """A request as it goes over the wire."""
-        head = self._heads.get(path)
-        if head is None:
-            head = self._heads[path] = self.origin.head(path)
-        return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
 
     def answered(self) -> None:
         """Learns from an answer that was one."""
@@ -69,6 +61,36 @@ class Replica:
             self.strikes += 1
             if self.strikes >= STRIKES:
                 self.benched_until = now + min(_LONGEST_BENCH_SECONDS, 2.0 ** min(self.strikes - STRIKES, 10))
+
+    async def look(self) -> None:
+        """Asks what it holds, where that may change."""
+
+
+class Replica(Backend):
+    """One server of an engine."""
+
+    def __init__(
+        self,
+        name: str,
+        client: EngineClient,
+        origin: Origin,
+        served: frozenset[str] = frozenset(),
+        healthy: bool = False,
+        outstanding: int = 0,
+    ) -> None:
+        super().__init__(name, served, healthy)
+        self.client = client
+        self.origin = origin
+        self.outstanding = outstanding
+        self._looking: asyncio.Task[None] | None = None
+        self._heads: dict[str, bytes] = {}
+
+    def request(self, path: str, request_id: str, body: bytes) -> bytes:
+        """A request as it goes over the wire."""
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self.origin.head(path)
+        return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
 
     async def look(self) -> None:
         """Asks the replica what it holds; callers at the same time share one question."""
@@ -89,8 +111,8 @@ def replica_of(name: str, url: str, session: aiohttp.ClientSession) -> Replica:
 
 
 def choose(
-    replicas: Sequence[Replica], model: str, tried: Collection[Replica], prefix: Callable[[], bytes], now: float
-) -> Replica | None:
+    replicas: Sequence[Backend], model: str, tried: Collection[Backend], prefix: Callable[[], bytes], now: float
+) -> Backend | None:
     """The replica for a request, or None where no healthy one that holds the model is left.
 
     ``prefix`` gives what requests with the same beginning have in common.

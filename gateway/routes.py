@@ -6,7 +6,7 @@ hold is seen from their own list of models, asked about once a second and again 
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +17,8 @@ from contract import registry
 from contract.errors import EngineUnavailable, MillraceError, ModelNotFound
 from contract.registry import Alias, Version
 from contract.settings import Settings
-from gateway.replicas import Replica, RetryBudget, choose, replica_of
+from gateway.asked import Endpoint
+from gateway.replicas import Backend, RetryBudget, choose, replica_of
 
 LOOK_SECONDS = 1.0
 
@@ -46,6 +47,8 @@ class Snapshot:
     """Those that replicas hold or are to hold."""
     bases: Mapping[str, str]
     """Engine -> name under which it serves its base weights."""
+    provided: Mapping[str, str] = field(default_factory=dict)
+    """Public name -> the model of its provider."""
     _resolved: dict[str, Target] = field(default_factory=dict, compare=False, repr=False)
 
     def resolve(self, name: str) -> Target:
@@ -69,43 +72,57 @@ class Snapshot:
         if version is not None:
             target = Target(name, version.alias, version.id, version.engine, version.alias)
         elif alias is not None:
-            target = Target(name, name, alias.version or self.bases.get(alias.engine, ""), alias.engine, name)
+            base = self.provided.get(name) or self.bases.get(alias.engine, "")
+            target = Target(name, name, alias.version or base, alias.engine, name)
         else:
             raise ModelNotFound(f"there is no model {name!r} here; GET /v1/models lists what there is", param="model")
-        if target.engine not in self.bases:
+        if target.engine not in self.bases and name not in self.provided:
             raise EngineUnavailable(f"the engine {target.engine} of {name} is not in the settings", retry_after=30.0)
         return target
 
 
 def read_snapshot(connection: sa.Connection, settings: Settings) -> Snapshot:
     """The names as the database has them."""
+    aliases = {alias.name: alias for alias in registry.all_aliases(connection)}
     return Snapshot(
-        aliases={alias.name: alias for alias in registry.all_aliases(connection)},
+        aliases=aliases,
         versions={version.id: version for version in registry.all_versions(connection, states=registry.LOADED)},
         bases={engine.name: engine.base_model for engine in settings.engines},
+        provided={
+            name: model.model
+            for name, model in settings.models.items()
+            if model.model is not None and name in aliases and aliases[name].engine == model.provider
+        },
     )
 
 
 class Routes:
     """The names and the replicas of one worker."""
 
-    def __init__(self, settings: Settings, snapshot: Snapshot, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        snapshot: Snapshot,
+        session: aiohttp.ClientSession,
+        providers: Iterable[Backend] = (),
+    ) -> None:
         self.snapshot = snapshot
-        self.replicas: dict[str, list[Replica]] = {
+        self.replicas: dict[str, list[Backend]] = {
             engine.name: [
                 replica_of(f"{engine.name}-{number}", url, session) for number, url in enumerate(engine.base_urls)
             ]
             for engine in settings.engines
         }
+        self.replicas |= {provider.name: [provider] for provider in providers}
         self._fallbacks = {name: model.fallbacks for name, model in settings.models.items() if model.fallbacks}
         self.retries = RetryBudget(settings.gateway.retry_share)
         self._now = asyncio.get_running_loop().time
 
-    def known(self, target: Target, tried: Collection[Replica], prefix: Callable[[], bytes]) -> Replica | None:
+    def known(self, target: Target, tried: Collection[Backend], prefix: Callable[[], bytes]) -> Backend | None:
         """A healthy replica that is known to hold the target's version, and was not tried yet."""
         return choose(self.replicas[target.engine], target.version, tried, prefix, self._now())
 
-    async def found(self, target: Target, tried: Collection[Replica], prefix: Callable[[], bytes]) -> Replica:
+    async def found(self, target: Target, tried: Collection[Backend], prefix: Callable[[], bytes]) -> Backend:
         """Such a replica, after asking every one again.
 
         Raises:
@@ -121,7 +138,7 @@ class Routes:
             )
         return found
 
-    def others(self, target: Target, tried: Collection[Replica]) -> bool:
+    def others(self, target: Target, tried: Collection[Backend]) -> bool:
         """Whether the target's engine has a replica that was not tried."""
         return len(tried) < len(self.replicas[target.engine])
 
@@ -134,13 +151,15 @@ class Routes:
         fresh = self.snapshot.resolve(target.asked if target.priced == target.alias else target.priced)
         return replace(fresh, asked=target.asked, alias=target.alias)
 
-    def fallbacks(self, target: Target) -> Iterator[Target]:
-        """What answers for the target where it cannot, in order; asked for and logged under the same name."""
+    def fallbacks(self, target: Target, endpoint: Endpoint) -> Iterator[Target]:
+        """What answers on a route where the target cannot, in order; asked for and logged under the same name."""
         for name in self._fallbacks.get(target.alias, ()):
             with suppress(ModelNotFound, EngineUnavailable):
-                yield replace(self.snapshot.resolve(name), asked=target.asked, alias=target.alias)
+                other = self.snapshot.resolve(name)
+                if all(endpoint in backend.endpoints for backend in self.replicas[other.engine]):
+                    yield replace(other, asked=target.asked, alias=target.alias)
 
-    def failed(self, replica: Replica, error: MillraceError) -> None:
+    def failed(self, replica: Backend, error: MillraceError) -> None:
         """Learns from a request that a replica did not answer."""
         replica.failed(error, self._now())
 

@@ -23,6 +23,7 @@ from gateway.door import Door
 from gateway.keys import KeyRing, read_ring
 from gateway.limits import Limits
 from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, QUEUED, WAITING, Metrics, Readings
+from gateway.providers import open_providers
 from gateway.rollout import Reconciler
 from gateway.routes import Routes, Snapshot, read_snapshot
 from gateway.strand import Sweep
@@ -66,6 +67,7 @@ class Worker:
         except StorageFull as error:
             raise SpoolError(f"{error.message}; make room on the disk and start again") from error
         self.metrics = Metrics(self.installation.run, self.producer.name)
+        self.providers = open_providers(settings)
         self.keys: KeyRing
         self.prices: PriceBook
         self.routes: Routes
@@ -92,7 +94,7 @@ class Worker:
         self.upstream = Upstream(Timeouts.of(self.settings.gateway))
         self.session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         self.keys, self.prices, snapshot = await asyncio.to_thread(self._read_all)
-        self.routes = Routes(self.settings, snapshot, self.session)
+        self.routes = Routes(self.settings, snapshot, self.session, self.providers)
         self._declare_gauges()
         reconciler = Reconciler(
             self.settings, self.database, self.session, self.spool, f"{self.producer.name}.{os.getpid()}",
@@ -122,6 +124,8 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.upstream.close()
+        for provider in self.providers:
+            await provider.close()
         await self.session.close()
         self._write_waiting()
         if self._waiting:

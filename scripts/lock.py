@@ -30,6 +30,10 @@ LEFT_OUT = {"cpu": {"torchvision", "torchaudio", "torchcodec"}}
 # The CUDA build of the engine pins these itself, and not as the CPU build does; all else is the same in both locks.
 GPU_OWN = {"torchvision", "torchaudio", "torchcodec", "triton", "apache-tvm-ffi"}
 
+# litellm asks for older ones of these than the engine and the tests run on. It runs on the locked ones, as the tests of
+# the gateway's providers show, so it is resolved apart, and only what the locks do not hold yet is taken from that.
+BEHIND = {"filelock", "huggingface-hub", "openai"}
+
 HEADER = "# SPDX-License-Identifier: Apache-2.0\n# Written by `make lock`. Install with --no-deps: it is complete.\n"
 
 
@@ -69,6 +73,9 @@ def render(pins: dict[str, str]) -> str:
 def main() -> None:
     """Resolve the three sets, each held to the ones before it, and write them."""
     cpu = resolve([f".[cpu,{RUNTIME}]"], {}, None)
+    held = {name: version for name, version in cpu.items() if name not in BEHIND}
+    providers = {name: version for name, version in resolve([".[providers]"], held, None).items() if name not in cpu}
+    cpu |= providers
     write("cpu", cpu)
     everything = resolve([f".[cpu,{RUNTIME},dev]", *BUILD], cpu, None)
     dev = {name: version for name, version in everything.items() if name not in cpu}
@@ -76,7 +83,7 @@ def main() -> None:
     held = {name: version for name, version in everything.items() if name not in GPU_OWN}
     with tempfile.TemporaryDirectory() as nothing:
         gpu = resolve([f".[gpu,{RUNTIME}]"], held, Path(nothing))
-    write("gpu", gpu)
+    write("gpu", providers | gpu)
 
 
 def write(name: str, pins: dict[str, str]) -> None:

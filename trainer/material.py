@@ -94,7 +94,7 @@ class Material:
 
     @cached_property
     def _weights(self) -> str:
-        engine = self._settings.engine(self._settings.models[self._loop.base].engine)
+        engine = self._settings.engine(self._settings.models[self._loop.base].backend)
         found = self._stages.run("base", lambda: {"weights": asyncio.run(served_weights(engine))})
         return str(found["weights"])
 

@@ -186,7 +186,7 @@ class Work:
         return first, second
 
     def _publish(self, figures: dict[str, Any], incumbent: str | None) -> Version:
-        engine = self._settings.engine(self._settings.models[self._loop.model].engine)
+        engine = self._settings.engine(self._settings.models[self._loop.model].backend)
         graders = {name: build_grader(name, self._settings.graders[name]).version for name in self._loop.graders}
         manifest = {
             **{name: figures[name] for name in ("job", "loop", "alias", "gate", "training", "dataset")},

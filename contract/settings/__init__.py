@@ -9,6 +9,8 @@ from contract.settings.engines import Engine, EngineLaunch
 from contract.settings.load import load_settings, parse_settings, yaml_value
 from contract.settings.loops import Filter, Loop, Trigger
 from contract.settings.origins import dotted
+from contract.settings.prices import Price, listed_length, listed_price
+from contract.settings.providers import Provider
 from contract.settings.references import listeners
 from contract.settings.schema import (
     FeedbackMetric,
@@ -19,7 +21,6 @@ from contract.settings.schema import (
     LogSettings,
     Model,
     PayloadPolicy,
-    Price,
     Settings,
     SpoolSettings,
     StoreSettings,
@@ -41,12 +42,15 @@ __all__ = [
     "Model",
     "PayloadPolicy",
     "Price",
+    "Provider",
     "Settings",
     "SpoolSettings",
     "StoreSettings",
     "TrainerSettings",
     "Trigger",
     "dotted",
+    "listed_length",
+    "listed_price",
     "listeners",
     "load_settings",
     "local_url",

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """An engine: a vLLM server that runs somewhere, or one that is launched here."""
 
-import re
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from contract.settings.units import Bytes, Seconds, Section
+from contract.settings.urls import http_url
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-_SERVED = r"^[!-~]([ -~]{0,254}[!-~])?$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+SERVED = r"^[!-~]([ -~]{0,254}[!-~])?$"
 """What fits into a response header, as a version or a base model does."""
 
 
@@ -41,8 +40,8 @@ class EngineLaunch(Section):
 class Engine(Section):
     """One engine: either found at a URL or launched here."""
 
-    name: str = Field(pattern=_NAME, description="its name in models, metrics and records")
-    base_model: str = Field(pattern=_SERVED, description="name under which the engine serves its base weights")
+    name: str = Field(pattern=NAME, description="its name in models, metrics and records")
+    base_model: str = Field(pattern=SERVED, description="name under which the engine serves its base weights")
     url: str | list[str] | None = Field(
         None, description="base URL of a running engine, without /v1; a list where it has several replicas"
     )
@@ -79,17 +78,7 @@ class Engine(Section):
 
 def _base_url(url: str) -> str:
     """Without the slash at its end; refused where no engine can be reached by it."""
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("must start with http:// or https://")
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        raise ValueError("must hold no user and password: none is sent to an engine")
-    try:
-        real = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", url)
-    except ValueError:  # of parts.port
-        real = False
-    if not real or parts.query or parts.fragment:
-        raise ValueError("is no http://host:port of an engine: a host, a port of 1 to 65535, no ? and no #")
-    if parts.path.rstrip("/").endswith("/v1"):
+    base = http_url(url, "an engine")
+    if base.endswith("/v1"):
         raise ValueError("must end before /v1, which is added to it")
-    return url.rstrip("/")
+    return base

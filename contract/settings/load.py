@@ -20,6 +20,9 @@ RESERVED = frozenset({"MILLRACE_SECRET", "MILLRACE_CONFIG", "MILLRACE_CACHE", "M
 """Variables of that prefix that are no settings."""
 _USER = re.compile(r"://[^\s'\"]*@")
 """User and password of a URL, which must not come to stand in a terminal or a log."""
+_QUERY = re.compile(r"\?[^\s'\"]*")
+_NO_KEYS = frozenset({"kind", "api_base", "first_byte_timeout", "read_timeout", "total_timeout"})
+"""Settings of a provider whose values may be shown."""
 _MOST_VALUES = 100_000
 """Of one file, aliases followed: nine of nine in nine levels would never come to an end."""
 
@@ -165,4 +168,12 @@ def _explain(problem: Any, origins: Origins) -> str:
         return f"{place}: is missing"
     unknown = problem["type"] == "extra_forbidden"
     message = "is not a setting" if unknown else problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {_USER.sub('://…@', repr(problem['input']))}: {message}"
+    return f"{place}: {_shown(tuple(problem['loc']), problem['input'])}: {message}"
+
+
+def _shown(at: Location, value: Any) -> str:
+    """A value, but for what may be a provider's key: people write it where its variable's name belongs."""
+    if at[:1] == ("providers",) and at[-1] not in _NO_KEYS:
+        return "…"
+    shown = _USER.sub("://…@", repr(value))
+    return _QUERY.sub("?…", shown) if at[:1] == ("providers",) else shown

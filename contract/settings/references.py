@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that must fit others: names of something declared, and what a loop needs of it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from contract.settings.origins import Location, dotted
@@ -35,13 +35,10 @@ def dangling(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
     for index, engine in enumerate(settings.engines):
         if engines.index(engine.name) != index:
             yield ("engines", index, "name"), engine.name, "is the name of an earlier engine too"
-    for name, model in settings.models.items():
-        if model.engine not in engines:
-            yield ("models", name, "engine"), model.engine, f"is no engine; declared are {_names(engines)}"
-        for place, public in enumerate(model.fallbacks):
-            if public not in settings.models or public == name:
-                wrong = f"is no other model; declared are {_names(settings.models)}"
-                yield ("models", name, "fallbacks", place), public, wrong
+    for name in settings.providers:
+        if name in engines:
+            yield ("providers", name), name, "is the name of an engine too"
+    yield from _models(settings, engines)
     for index, sampling in enumerate(settings.judge.live):
         at: Location = ("judge", "live", index)
         if sampling.grader not in settings.graders:
@@ -53,6 +50,29 @@ def dangling(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
                 yield (*at, "models", place), public, f"is no model; declared are {_names(settings.models)}"
     yield from _loops(settings)
     yield from _ports(settings)
+
+
+def _models(settings: "Settings", engines: Collection[str]) -> Iterator[tuple[Location, str | int, str]]:
+    for name, model in settings.models.items():
+        if model.engine is not None and model.engine not in engines:
+            yield ("models", name, "engine"), model.engine, f"is no engine; declared are {_names(engines)}"
+        if model.provider is not None:
+            yield from _provided(settings, name, model.provider)
+        for place, public in enumerate(model.fallbacks):
+            if public not in settings.models or public == name:
+                wrong = f"is no other model; declared are {_names(settings.models)}"
+                yield ("models", name, "fallbacks", place), public, wrong
+
+
+def _provided(settings: "Settings", name: str, provider: str) -> Iterator[tuple[Location, str | int, str]]:
+    if provider not in settings.providers:
+        wrong = f"is no provider; declared are {_names(settings.providers)}"
+        yield ("models", name, "provider"), provider, wrong
+        return
+    try:
+        settings.price(name)
+    except ValueError as error:
+        yield ("models", name, "model"), settings.models[name].model or "", f"needs a price: {error}"
 
 
 def _ports(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
@@ -70,6 +90,8 @@ def _loops(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
         for field, public in (("model", loop.model), ("base", loop.base)):
             if public not in settings.models:
                 yield ("loops", name, field), public, f"is no model; declared are {_names(settings.models)}"
+            elif settings.models[public].engine is None:
+                yield ("loops", name, field), public, "is a provider's model, of which nothing here is trained"
         metric = settings.log.feedback.get(loop.data.reference)
         if metric is None:
             yield ("loops", name, "data", "reference"), loop.data.reference, _no_metric(settings)
@@ -83,7 +105,7 @@ def _loops(settings: "Settings") -> Iterator[tuple[Location, str | int, str]]:
                     grader,
                     f"is no grader; declared are {_names(settings.graders)}",
                 )
-        both = [settings.models[public].engine for public in (loop.model, loop.base) if public in settings.models]
+        both = [settings.models[public].backend for public in (loop.model, loop.base) if public in settings.models]
         if len(set(both)) > 1:
             yield (
                 ("loops", name, "base"),

@@ -5,12 +5,15 @@ import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from contract.installation import Installation
-from contract.settings.engines import Engine
+from contract.settings.engines import NAME, SERVED, Engine
 from contract.settings.loops import Loop
 from contract.settings.origins import Origins
+from contract.settings.prices import Price, listed_price
+from contract.settings.providers import Provider
 from contract.settings.units import Bytes, Seconds, Section, Usd
 
 _PUBLIC = re.compile(r"(?!.{128})[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
@@ -51,18 +54,12 @@ class GatewaySettings(Section):
         return local_url(self.host, self.port)
 
 
-class Price(Section):
-    """USD per million tokens."""
-
-    input: Usd = Field(description="prompt tokens not served from the cache")
-    cached_input: Usd | None = Field(None, description="prompt tokens served from the cache; as input when absent")
-    output: Usd = Field(description="generated tokens")
-
-
 class Model(Section):
     """A public model name."""
 
-    engine: str = Field(description="name of an engine")
+    engine: str | None = Field(None, description="name of an engine; a model has this or a provider")
+    provider: str | None = Field(None, description="name of a provider")
+    model: str | None = Field(None, pattern=SERVED, description="the provider's name of its model")
     adapter: str | None = Field(None, description="folder of a LoRA adapter to publish and serve at first sight")
     fallbacks: list[str] = Field(
         [], description="public names that answer, in this order, where this one cannot before its first byte"
@@ -71,7 +68,33 @@ class Model(Section):
         None, ge=1, description="requests in flight per worker; more wait in a queue. No bound of its own when absent"
     )
     max_queue: int = Field(64, ge=0, description="requests that wait per worker; more are answered 503")
-    price: Price = Field(description="USD per million tokens")
+    price: Price | None = Field(
+        None,
+        validate_default=True,
+        description="USD per million tokens; needed on an engine, as litellm lists it when absent on a provider",
+    )
+
+    @field_validator("price")
+    @classmethod
+    def _needed(cls, value: Price | None, info: ValidationInfo) -> Price | None:
+        if value is None and info.data.get("engine") is not None and info.data.get("provider") is None:
+            raise PydanticCustomError("missing", "Field required")
+        return value
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if (self.engine is None) == (self.provider is None):
+            raise ValueError("needs exactly one of engine and provider")
+        if (self.provider is None) != (self.model is None):
+            raise ValueError("needs provider and model together: the model is the provider's own name of it")
+        if self.provider is not None and self.adapter is not None:
+            raise ValueError("has an adapter, which a provider does not take; give it an engine")
+        return self
+
+    @property
+    def backend(self) -> str:
+        """The engine or the provider that answers."""
+        return self.engine or self.provider or ""
 
 
 class SpoolSettings(Section):
@@ -194,7 +217,7 @@ class Settings(Section):
     blobs: None = Field(None, description="not built yet: adapters lie under data_dir/blobs")
     gateway: GatewaySettings = Field(GatewaySettings(), description="the public server")
     engines: list[Engine] = Field([], description="vLLM servers")
-    providers: None = Field(None, description="not built yet: external providers")
+    providers: dict[str, Provider] = Field({}, description="name -> external provider")
     models: dict[str, Model] = Field({}, description="public name -> model")
     log: LogSettings = Field(LogSettings(), description="the log")
     graders: dict[str, dict[str, Any]] = Field({}, description="name -> grader, in OpenAI's grader JSON")
@@ -227,11 +250,30 @@ class Settings(Section):
         """The engine of that name; references are checked at loading."""
         return next(engine for engine in self.engines if engine.name == name)
 
-    @field_validator("blobs", "providers", "telemetry", mode="before")
+    def price(self, model: str) -> Price:
+        """What a public name costs: as it says itself, else as litellm lists it.
+
+        Raises:
+            ValueError: neither says so; the loading of the settings refuses that.
+        """
+        said = self.models[model]
+        return said.price or listed_price(self.providers[said.backend].kind, said.model or "")
+
+    @field_validator("blobs", "telemetry", mode="before")
     @classmethod
     def _not_built(cls, value: object) -> object:
         if value is not None:
             raise ValueError("is not built yet; leave it out")
+        return value
+
+    @field_validator("providers")
+    @classmethod
+    def _called(cls, value: dict[str, Provider]) -> dict[str, Provider]:
+        for name in value:
+            if not re.fullmatch(NAME, name):
+                raise ValueError(
+                    f"{name!r} is no provider's name: 1 to 63 of A-Z, a-z, 0-9 and ._-, a letter or digit first"
+                )
         return value
 
     @field_validator("models")

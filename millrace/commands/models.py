@@ -16,12 +16,13 @@ def list_models(config: Config = None, overrides: Set = None, as_json: AsJson = 
     """Show what answers under each public name."""
     settings = read_settings(config, overrides)
     bases = {engine.name: engine.base_model for engine in settings.engines}
+    provided = {(name, model.provider): model.model for name, model in settings.models.items()}
     with database(settings) as engine, engine.begin() as connection:
         rows = [
             {
                 "model": alias.name,
                 "engine": alias.engine,
-                "version": alias.version or bases.get(alias.engine),
+                "version": alias.version or bases.get(alias.engine) or provided.get((alias.name, alias.engine)),
             }
             for alias in registry.all_aliases(connection)
         ]

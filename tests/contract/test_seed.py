@@ -106,3 +106,27 @@ def test_drift_names_what_is_on_one_side_only(engine: sa.Engine) -> None:
         seed(connection, settings())
         assert drift(connection, new) == ["models.fresh is in the file only; the next start makes it"]
         assert drift(connection, parse_settings("")) == ["model triage is in the database only, and still served"]
+
+
+PROVIDED = """
+providers: {far: {kind: openai}, other: {kind: anthropic}}
+models: {triage: {provider: far, model: gpt-4o-mini}}
+"""
+
+
+def test_a_model_of_a_provider_has_the_listed_price_and_moves_with_the_file(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        assert seed(connection, parse_settings(PROVIDED)) == [
+            "project default made", "model triage made, on provider far", "price of triage set",
+        ]  # fmt: skip
+        price = prices.latest(connection, "triage")
+        assert price is not None
+        assert (price.input, price.cached_input, price.output) == (150_000_000, 75_000_000, 600_000_000)
+        moved = parse_settings(PROVIDED.replace("provider: far, model: gpt-4o-mini", "provider: other, model: gpt-5")
+                               .replace("anthropic", "openai"))  # fmt: skip
+        assert drift(connection, moved)[0] == (
+            "models.triage.provider is other in the file, far in the database, until the next start moves it"
+        )
+        assert seed(connection, moved)[0] == "model triage moved to provider other; far is no engine any more"
+        assert seed(connection, settings())[0] == "model triage moved to engine one; other is no engine any more"
+        assert seed(connection, settings()) == drift(connection, settings()) == []

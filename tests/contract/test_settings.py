@@ -19,10 +19,13 @@ engines:
   - name: far
     url: http://10.0.0.1:8100
     base_model: base
+providers:
+  away: {kind: openai, api_base: "https://api.example/v1/", api_key_env: AWAY_KEY}
 models:
   triage: {engine: local, price: {input: 0.15, output: "0.6"}}
   plain: {engine: local, price: {input: 1, cached_input: 0.5, output: 2}}
   elsewhere: {engine: far, price: {input: 1, output: 2}}
+  mini: {provider: away, model: gpt-4o-mini}
 log:
   feedback:
     label: {type: label, values: [good, bad]}
@@ -60,6 +63,28 @@ def test_everything_is_read_as_it_was_written() -> None:
     assert settings.loops["learn"].trigger.new_rows == 100
 
 
+def test_a_provider_is_an_account_whose_key_is_in_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = parse_settings(WHOLE)
+    provider, model = settings.providers["away"], settings.models["mini"]
+    assert (provider.api_base, model.backend, model.model) == ("https://api.example/v1", "away", "gpt-4o-mini")
+    assert settings.price("mini").output == 600_000_000
+    assert settings.price("triage").output == 600_000_000
+    for nothing in (None, "", " "):
+        monkeypatch.delenv("AWAY_KEY", raising=False)
+        if nothing is not None:
+            monkeypatch.setenv("AWAY_KEY", nothing)
+        with pytest.raises(SettingsError, match="here: 'AWAY_KEY' is not set in the environment, or empty"):
+            provider.key("here")
+    monkeypatch.setenv("AWAY_KEY", "sk-secret")
+    assert provider.key("here") == "sk-secret"
+    assert "secret" not in repr(settings)
+
+
+def test_a_price_that_is_written_holds_over_the_one_that_litellm_lists() -> None:
+    settings = parse_settings(changed("model: gpt-4o-mini", "model: gpt-4o-mini, price: {input: 7, output: 8}"))
+    assert (settings.price("mini").input, settings.price("mini").cached_input) == (7 * 10**9, None)
+
+
 def test_no_file_means_defaults() -> None:
     settings = load_settings(None, environment={})
     assert (settings.gateway.port, settings.data_dir) == (8080, Path("data"))
@@ -75,6 +100,25 @@ def test_no_file_means_defaults() -> None:
         ("  port: 9001", "  drain_timeout: yes", "gateway.drain_timeout: True: Input should be a valid number"),
         ("data: {reference: label}", "data: {reference: label, holdout: '0.3'}", "'0.3': Input should be a valid"),
         ("  port: 9001", "  port: 70000", "millrace.yaml:4: gateway.port: 70000: Input should be less than"),
+        ("provider: away", "provider: gone", "models.mini.provider: 'gone' is no provider; declared are away"),
+        ("provider: away", "engine: local, provider: away", "needs exactly one of engine and provider"),
+        ("{provider: away, model: gpt-4o-mini}", "{}", "models.mini: {}: needs exactly one of engine and provider"),
+        (", model: gpt-4o-mini", "", "models.mini: {'provider': 'away'}: needs provider and model together"),
+        ("provider: away", "adapter: a, provider: away", "has an adapter, which a provider does not take"),
+        ("gpt-4o-mini", "gpt-0", "models.mini.model: 'gpt-0' needs a price: litellm lists no price per token for open"),
+        ("away: {kind", "local: {kind", "millrace.yaml:13: providers.local: 'local' is the name of an engine too"),
+        ("away: {kind", "a b: {kind", "providers: …: 'a b' is no provider's name"),
+        ("kind: openai", "kind: Open AI", "providers.away.kind: 'Open AI': String should match pattern"),
+        ("https://api.example/v1/", "api.example", "providers.away.api_base: 'api.example': must start with http://"),
+        ("https://api", "https://u:secret@api", "away.api_base: 'https://…@api.example/v1/': must hold no user"),
+        ("example/v1/", "example?k=secret", "providers.away.api_base: 'https://api.example?…': is no http://host"),
+        ("api_key_env: AWAY_KEY", "api_key_env: sk-secret", "away.api_key_env: …: String should match pattern"),
+        ("api_key_env: AWAY_KEY", "api_key_env: MILLRACE_K", "must not begin with MILLRACE_: such a variable is a"),
+        ("api_key_env: AWAY_KEY", "api_key: sk-secret", "millrace.yaml:13: providers.away.api_key: …: is not a"),
+        ("{kind: openai", "sk-secret # {kind: openai", "millrace.yaml:13: providers.away: …: Input should be a valid"),
+        ("model: triage", "model: mini", "loops.learn.model: 'mini' is a provider's model, of which nothing here is"),
+        ("  triage: {engine: local, price: {input: 0.15, output: \"0.6\"}}", "  triage: {engine: local}",
+         "millrace.yaml:15: models.triage.price: is missing"),
         ("data_dir: somewhere", "telemetry: {}", "millrace.yaml:2: telemetry: {}: is not built yet; leave it out"),
         ("data_dir: somewhere", "blobs: s3://b", "millrace.yaml:2: blobs: 's3://b': is not built yet"),
         ("data_dir: somewhere", "database: postgresql://h/d", "millrace.yaml:2: database: 'postgresql://h/d': only"),
@@ -83,7 +127,7 @@ def test_no_file_means_defaults() -> None:
         ("name: far", "name: 'a b'", "millrace.yaml:9: engines[1].name: 'a b': String should match"),
         ("engine: far", "engine: gone", "models.elsewhere.engine: 'gone' is no engine; declared are far, local"),
         ("input: 0.15", "input: -1", "models.triage.price.input: -1: -1 is not a finite amount"),
-        ("input: 0.15", "input: 1.0e+300", "millrace.yaml:13: models.triage.price.input: 1e+300: 1e+300 is over the"),
+        ("input: 0.15", "input: 1.0e+300", "millrace.yaml:15: models.triage.price.input: 1e+300: 1e+300 is over the"),
         ("input: 0.15", "input: 0.1234567891", "finer than a nano-dollar"),
         ("grader: exact", "grader: gone", "judge.live[0].grader: 'gone' is no grader; declared are exact"),
         ("models: [triage]", "models: [gone]", "judge.live[0].models[0]: 'gone' is no model"),
@@ -232,7 +276,7 @@ def test_aliases_that_multiply_without_end_are_refused() -> None:
 
 def test_a_setting_knows_where_it_was_said_after_loading() -> None:
     settings = parse_settings(WHOLE, "millrace.yaml", flags={"log.port": 9}, environment={"MILLRACE_JUDGE__PORT": "8"})
-    assert settings.place("models", "plain", "price", "output") == "millrace.yaml:14: models.plain.price.output"
+    assert settings.place("models", "plain", "price", "output") == "millrace.yaml:16: models.plain.price.output"
     assert settings.place("engines", 1, "launch", "model") == "millrace.yaml:9: engines[1].launch.model"
     assert settings.place("log", "port") == "--set log.port: log.port"
     assert settings.place("judge", "port") == "environment MILLRACE_JUDGE__PORT: judge.port"

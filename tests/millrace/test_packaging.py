@@ -34,7 +34,7 @@ def test_a_lock_holds_exact_public_versions_and_nothing_else(name: str) -> None:
 @pytest.mark.parametrize("engine", ["cpu", "gpu"])
 def test_the_locks_pin_what_the_project_asks_for(engine: str) -> None:
     locked = pins(engine, "dev")
-    for requirement in requirements(engine, "trainer", "kafka", "postgres", "s3", "dev"):
+    for requirement in requirements(engine, "trainer", "kafka", "postgres", "s3", "providers", "dev"):
         name = requirement.name.replace("_", "-").lower()
         assert name in locked, f"{name} is not in the locks: make lock"
         assert locked[name] in requirement.specifier, f"{name} {locked[name]} is not {requirement.specifier}: make lock"

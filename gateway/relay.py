@@ -15,6 +15,7 @@ from contract.errors import (
     EngineTimeout,
     EngineUnavailable,
     InternalError,
+    InvalidRequest,
     MillraceError,
     OperatorError,
     Overloaded,
@@ -229,13 +230,17 @@ class Exchange:
         splitter, turn = Splitter(), self._turn
         while pieces := await answer.pieces():
             out: list[bytes] = []
-            for piece in pieces:
-                for event in splitter.feed(piece):
-                    data = data_of(event)
-                    if data == DONE:
-                        self._finish(shape, out)
-                        return
-                    out.append(event if data is None else self._relayed(data, shape, out))
+            try:
+                for piece in pieces:
+                    for event in splitter.feed(piece):
+                        data = data_of(event)
+                        if data == DONE:
+                            self._finish(shape, out)
+                            return
+                        out.append(event if data is None else self._relayed(data, shape))
+            except (EngineFailed, EngineUnavailable, InvalidRequest):
+                self._pass_on(out)  # what was metered before the bad event
+                raise
             self._pass_on(out)
             if turn.blocked:
                 answer.hold()
@@ -243,11 +248,10 @@ class Exchange:
                 answer.go_on()
         raise EngineFailed("the engine ended its stream without saying that it was done")
 
-    def _relayed(self, data: bytes, shape: Shape, before: list[bytes]) -> bytes:
+    def _relayed(self, data: bytes, shape: Shape) -> bytes:
         """The client's share of one event; nothing where it has none."""
         read = self._read(data)
         if bytes(read.error):
-            self._pass_on(before)
             raise complaint(None, data, self._entry.target)
         cut = shape.chunk(data, read)
         if cut is None:

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
@@ -138,6 +140,69 @@ async def house(engine: FakeEngine, configured: Settings) -> AsyncIterator[House
         engine.release.set()
         server.should_exit = True
         await running
+
+
+@contextlib.asynccontextmanager
+async def spotless(engine: Any, configured: Settings, log: pytest.LogCaptureFixture) -> AsyncIterator[House]:
+    """A gateway that has nothing left of its requests once their clients are gone, and logged no error over them."""
+    descriptors, tasks = open_files(), len(asyncio.all_tasks())
+    async with house(engine, configured) as home:
+        idle = {task.get_name() for task in asyncio.all_tasks() if not task.get_name().startswith("Task-")}
+        yield home
+        await until(lambda: not leftovers(home))
+        assert {task.get_name() for task in home.worker._tasks if not task.done()} <= idle
+        errors = [record for record in log.records if record.levelno >= logging.ERROR or record.exc_info]
+        assert errors == []
+    await engine.stop()
+    await until(lambda: len(asyncio.all_tasks()) <= tasks)
+    await until(lambda: open_files() <= descriptors)
+
+
+def leftovers(home: House) -> dict[str, Any]:
+    """What is still held for requests and their clients, by where."""
+    worker = home.worker
+    upstream = worker.upstream
+    used = {connection for connection in upstream._all if not connection.lost}
+    used -= {connection for idle in upstream._idle.values() for connection in idle}
+    found = {
+        "strands": worker.sweep.strands,
+        "doors": worker.doors,
+        "connections": home.server.server_state.connections,
+        "tasks": home.server.server_state.tasks,
+        "in flight": worker.limits.in_flight,
+        "gates": [gate for gate in worker.limits.gates.values() if gate.queued or gate._free != gate._places],
+        "outstanding": sum(each.outstanding for replicas in worker.routes.replicas.values() for each in replicas),
+        "upstream": used,
+    }
+    return {name: held for name, held in found.items() if held}
+
+
+def open_files() -> int:
+    """Descriptors of this process."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+class Ledger:
+    """The invocations that come into a spool, each told once; open entries are left out."""
+
+    def __init__(self, home: House) -> None:
+        producer = home.worker.producer.name
+        self._reader = SpoolReader(home.settings.installation.spool / producer, producer)
+
+    def new(self) -> list[Invocation]:
+        """Those that have ended since the last call."""
+        found = []
+        while entries := self._reader.read():
+            found += [decode(entry.payload) for entry in entries]
+        self._reader.close()
+        return [record for record in found if isinstance(record, Invocation) and record.status != "open"]
+
+    async def next(self) -> Invocation:
+        """The one that ends next; that there is no second is for the next call to see."""
+        records: list[Invocation] = []
+        await until(lambda: records.extend(self.new()) or records)
+        (record,) = records
+        return record
 
 
 def make_key(configured: Settings, project: str = DEFAULT_PROJECT) -> str:

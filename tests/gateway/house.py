@@ -145,17 +145,17 @@ async def house(engine: FakeEngine, configured: Settings) -> AsyncIterator[House
 @contextlib.asynccontextmanager
 async def spotless(engine: Any, configured: Settings, log: pytest.LogCaptureFixture) -> AsyncIterator[House]:
     """A gateway that has nothing left of its requests once their clients are gone, and logged no error over them."""
-    descriptors, tasks = open_files(), len(asyncio.all_tasks())
+    files, tasks = open_files(), asyncio.all_tasks()
     async with house(engine, configured) as home:
         idle = {task.get_name() for task in asyncio.all_tasks() if not task.get_name().startswith("Task-")}
         yield home
-        await until(lambda: not leftovers(home))
+        await until_none(lambda: leftovers(home))
         assert {task.get_name() for task in home.worker._tasks if not task.done()} <= idle
         errors = [record for record in log.records if record.levelno >= logging.ERROR or record.exc_info]
         assert errors == []
     await engine.stop()
-    await until(lambda: len(asyncio.all_tasks()) <= tasks)
-    await until(lambda: open_files() <= descriptors)
+    await until_none(lambda: [task for task in asyncio.all_tasks() - tasks if task is not asyncio.current_task()])
+    await until_none(lambda: {number: to for number, to in open_files().items() if number not in files})
 
 
 def leftovers(home: House) -> dict[str, Any]:
@@ -177,9 +177,13 @@ def leftovers(home: House) -> dict[str, Any]:
     return {name: held for name, held in found.items() if held}
 
 
-def open_files() -> int:
-    """Descriptors of this process."""
-    return len(os.listdir("/proc/self/fd"))
+def open_files() -> dict[str, str]:
+    """What the descriptors of this process lead to."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+    return found
 
 
 class Ledger:
@@ -223,3 +227,11 @@ async def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:
     while not happened():
         assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
         await asyncio.sleep(0.005)
+
+
+async def until_none(left: Callable[[], Any]) -> None:
+    """Waits until nothing is left; says what is, where something stays."""
+    try:
+        await until(lambda: not left())
+    except AssertionError:
+        raise AssertionError(f"left behind: {left()}") from None

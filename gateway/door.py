@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from contract.errors import HeadTooLarge, InvalidRequest, MillraceError
 from contract.ids import new_id
+from gateway.crowd import admit
 from gateway.rendering import rendered
 from gateway.strand import NEVER
 from gateway.turn import Answering, Head, Turn
@@ -79,6 +80,9 @@ class Door(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, transport))
         self.worker.doors.add(self)
         self.deadline = self.worker.now() + self.worker.settings.gateway.body_timeout
+        full = admit(self.worker, self)
+        if full is not None:
+            self._refuse(full)
 
     def data_received(self, data: bytes) -> None:
         began_here = self._between

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from contract.errors import HeadTooLarge, InvalidRequest, MillraceError
 from contract.ids import new_id
+from gateway.crowd import admit
 from gateway.rendering import rendered
 from gateway.strand import NEVER
 from gateway.turn import Answering, Head, Turn
@@ -79,11 +80,25 @@ class Door(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, transport))
         self.worker.doors.add(self)
         self.deadline = self.worker.now() + self.worker.settings.gateway.body_timeout
+        full = admit(self.worker, self)
+        if full is not None:
+            self._refuse(full)
 
     def data_received(self, data: bytes) -> None:
         began_here = self._between
         if self._broken or (began_here and self._came_before(data)):
             return
+        rest = self._read(data)
+        while rest and not self._broken:
+            rest = self._read(rest)
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            if began_here:
+                self._remember(data, ready)
+            ready.begin()
+
+    def _read(self, data: bytes) -> bytes:
+        """Parses; what is to be read again, where a request asked for another protocol."""
         self._chunk = len(data)
         if self._in_head:
             self._head_later += len(data)
@@ -92,14 +107,10 @@ class Door(HttpToolsProtocol):
             if self._in_head and self._head_later > MAX_HEAD:
                 self._refuse(_head_too_large())
         except httptools.HttpParserUpgrade as asked:
-            self._without_upgrade(data[asked.args[0] :])
+            return self._without_upgrade(data[asked.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(InvalidRequest(f"this is no HTTP request that can be taken: {error}", code="invalid_http"))
-        ready, self._ready = self._ready, None
-        if ready is not None:
-            if began_here:
-                self._remember(data, ready)
-            ready.begin()
+        return b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.worker.doors.discard(self)
@@ -114,10 +125,17 @@ class Door(HttpToolsProtocol):
         if active is not None:
             active.gone()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.active is None:  # a turn watches over its own answer
+            self.deadline = min(self.deadline, self.worker.now() + self.worker.settings.gateway.send_timeout)
+
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.active is not None:
             self.active.news()
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self.deadline = NEVER
 
     # --- what the parser calls
 
@@ -209,10 +227,14 @@ class Door(HttpToolsProtocol):
         """As uvicorn's, but for the timer: the sweep looks at `deadline`."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            # It closes once the client has taken what is left.
+            self.deadline = self.worker.now() + self.worker.settings.gateway.send_timeout
             return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        following = self.pipeline.pop() if self.pipeline else None
+        if not self.pipeline:  # else more requests would come in than go out
+            self.flow.resume_reading()
+        if following is not None:
+            self._start_asgi_task(*following)
             return
         if self._broken:
             self.linger()
@@ -284,16 +306,16 @@ class Door(HttpToolsProtocol):
         else:
             self.transport.close()  # TLS has no half-closed state
 
-    def _without_upgrade(self, rest: bytes) -> None:
-        """Reads the request again as one that asks for no other protocol, as a server may that speaks none."""
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """The request again as one that asks for no other protocol, as a server may read it that speaks none."""
         method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
             self._refuse(InvalidRequest("this server is no proxy", code="invalid_http"))
-            return
+            return b""
         self.parser = httptools.HttpRequestParser(self)
         lines = [b"%b: %b" % header for header in self.headers if header[0] not in (b"connection", b"upgrade")]
         head = b"\r\n".join([b"%b %b HTTP/%b" % (method, self.url, version.encode()), *lines, b"", b""])
-        self.data_received(head + rest)
+        return head + rest
 
     def _last_request(self) -> None:
         """Nothing more is read from this connection."""

@@ -66,19 +66,21 @@ ENDED = Counter("invocations", "Invocations by public model and how they ended",
 TOKENS = Counter("tokens", "Tokens metered", ("model", "kind"))
 COST = Counter("cost_usd", "US dollars metered", ("model",))
 DROPPED = Counter("log_dropped", "Records or payloads that the spool could not keep, by reason", ("reason",))
+CROWDED = Counter("connections_crowded", "Client connections closed or refused as too many were open", ("outcome",))
 DURATION = Histogram("request_duration_seconds", "Arrival to last byte", ("route", "model"))
 OVERHEAD = Histogram("overhead_seconds", "Duration less the wait for the engine", ("route", "model"), _SHORT)
 FIRST_TOKEN = Histogram("time_to_first_token_seconds", "Arrival to first byte of a stream", ("model",))
 SWAP = Histogram("adapter_swap_seconds", "Start of loading to the alias pointing at the new version", ("model",))
+CONNECTIONS = Gauge("connections", "Client connections that are open")
 IN_FLIGHT = Gauge("inflight_requests", "Requests being answered")
 QUEUED = Gauge("queued_requests", "Requests that wait for a place of their model", ("model",))
 WAITING = Gauge("ends_waiting", "Ends of requests that wait until the spool takes them")
 ADAPTER = Gauge("adapter_info", "What answers under a public model name", ("name", "version"), shared=True)
 HEALTHY = Gauge("replica_healthy", "Whether an engine replica answers", ("replica",), shared=True)
 
-COUNTERS = (REQUESTS, ENDED, TOKENS, COST, DROPPED)
+COUNTERS = (REQUESTS, ENDED, TOKENS, COST, DROPPED, CROWDED)
 HISTOGRAMS = (DURATION, OVERHEAD, FIRST_TOKEN, SWAP)
-GAUGES = (IN_FLIGHT, QUEUED, WAITING, ADAPTER, HEALTHY)
+GAUGES = (CONNECTIONS, IN_FLIGHT, QUEUED, WAITING, ADAPTER, HEALTHY)
 
 Labels = tuple[str, ...]
 Readings = dict[Labels, float]

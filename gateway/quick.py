@@ -61,7 +61,7 @@ def usual_chat(body: bytes, settings: GatewaySettings) -> Asked | None:
     """The request in ``body``, every field checked; None where it is not a usual one."""
     try:
         asked = _decoder.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     longest, stream, options = settings.max_completion_tokens, bool(asked.stream), asked.stream_options
     if (

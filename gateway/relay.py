@@ -8,6 +8,7 @@ one record of it is in the spool, and a client that got a whole answer got it af
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -16,6 +17,7 @@ from contract.errors import (
     EngineTimeout,
     EngineUnavailable,
     InternalError,
+    InvalidRequest,
     MillraceError,
     OperatorError,
     Overloaded,
@@ -115,7 +117,9 @@ class Exchange:
 
     def begin(self) -> None:
         """Answers in the usual way, or in the long one."""
-        if self._sent_at_once():
+        with suppress(Exception):  # the long way comes to it again, and tells of it
+            self._sent_at_once()
+        if self._begun is not None:
             self._turn.wait(self)
         else:
             self._turn.run(self.serve())
@@ -145,24 +149,24 @@ class Exchange:
         self._entry.watch.stop()
         self._turn.run(self.serve()).throw(error)
 
-    def _sent_at_once(self) -> bool:
-        """Whether the request is on its way; if not, nothing has happened."""
+    def _sent_at_once(self) -> None:
+        """Sends the request, and notes what has `_begun`; or nothing has happened."""
         worker, entry, turn = self._worker, self._entry, self._turn
         self._body = turn.taken()
         request = usual_chat(self._body, worker.settings.gateway) if self._body and self._endpoint is CHAT else None
         if request is None:
-            return False
+            return
         target = worker.routes.snapshot.known(request.model)
         if target is None or target.alias in worker.limits.gates or worker.limits.full:
-            return False
+            return
         entry.asked, entry.request, entry.target = request.model, request, target
         replica = worker.routes.known(target, (), self._prefix)
         if not isinstance(replica, Replica):
-            return False
+            return
         data, shape = self._wire(request, target, replica), self._shape(request, target)
         answer = worker.upstream.send(replica.origin, data, self, entry.watch)
         if answer is None:
-            return False
+            return
         entry.goes_upstream(replica)
         entry.watch.start()
         self._body = b""
@@ -171,7 +175,6 @@ class Exchange:
         self._reservation = worker.limits.reserve()
         self._begun = Begun(replica, data, shape, answer)
         self.deadline, self.late = answer.deadline, answer.late
-        return True
 
     def _answered(self, begun: Begun) -> bool | None:
         """Whether the client has its answer; None where it is none of the usual ones."""
@@ -428,24 +431,30 @@ class Exchange:
     def _passed_on(self, pieces: list[bytes], splitter: Splitter, shape: Shape) -> bool:
         """Gives the client its share of the pieces of a stream; whether the stream is done with them."""
         if len(pieces) == 1 and (data := splitter.only(pieces[0])) is not None and data != DONE:
-            self._pass_on(self._relayed(data, shape, []))
+            self._pass_on(self._relayed(data, shape))
             return False
         out: list[bytes] = []
-        for piece in pieces:
-            for event in splitter.feed(piece):
-                data = data_of(event)
-                if data == DONE:
-                    self._finish(shape, out)
-                    return True
-                out.append(event if data is None else self._relayed(data, shape, out))
+        try:
+            for piece in pieces:
+                for event in splitter.feed(piece):
+                    data = data_of(event)
+                    if data == DONE:
+                        self._finish(shape, out)
+                        return True
+                    out.append(event if data is None else self._relayed(data, shape))
+        except (EngineFailed, EngineUnavailable, InvalidRequest):
+            if self._turn.started:
+                self._pass_on(b"".join(out))  # what was metered before the bad event
+            else:
+                self._entry.forget_answer()  # it may still come from elsewhere
+            raise
         self._pass_on(b"".join(out))
         return False
 
-    def _relayed(self, data: bytes, shape: Shape, before: list[bytes]) -> bytes:
+    def _relayed(self, data: bytes, shape: Shape) -> bytes:
         """The client's share of one event; nothing where it has none."""
         read = self._read(data)
         if read.failed:
-            self._pass_on(b"".join(before))
             raise complaint(None, data, self._entry.target)
         if self._translation is not None:
             return self._translation.events(data, read)

@@ -79,12 +79,15 @@ def bind(settings: Settings) -> socket.socket:
     host, port = settings.gateway.host, settings.gateway.port
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise OperatorError(
             f"cannot listen on {host}:{port} (gateway.host, gateway.port): {error.strerror or error}; "
             "stop what uses it or choose another port"
         ) from error
+    # Its connections inherit it. uvloop sets it on each by itself; asyncio only where a socket names its protocol.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def run_worker(settings: Settings, listener: socket.socket) -> None:

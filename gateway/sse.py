@@ -75,5 +75,5 @@ def data_of(event: bytes) -> bytes | None:
 
 
 def event_of(data: bytes) -> bytes:
-    """An event that says ``data``, which holds no line end."""
-    return b"data: " + data + b"\n\n"
+    """An event that says ``data``, over several lines where it has them; they end in LF."""
+    return b"data: " + (data.replace(b"\n", b"\ndata: ") if b"\n" in data else data) + b"\n\n"

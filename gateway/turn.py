@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gateway.worker import Worker
 
 _LAST_CHUNK = b"0\r\n\r\n"
+_MAX_PIECES = 64
+"""Of a body; what comes after is added to the last one, as a piece may be a byte and takes forty more of memory."""
 
 Answering = Callable[["Worker", "Turn"], None]
 """What answers a turn: it ends the turn, or leaves a `Waiter` in it. Every error of its own ends in the turn."""
@@ -60,7 +62,7 @@ class Turn:
         self.waiter: Waiter | None = None
         """Who is to hear of news."""
         self._door = door
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._size = 0
         self._told_to_continue = False
         self._began = door.worker.clock()
@@ -77,7 +79,7 @@ class Turn:
     def taken(self) -> bytes:
         """The whole body, where it has come in one piece; empty where it has not."""
         pieces = self._pieces
-        return pieces.pop() if self.body_complete and len(pieces) == 1 and len(pieces[0]) == self._size else b""
+        return bytes(pieces.pop()) if self.body_complete and len(pieces) == 1 and len(pieces[0]) == self._size else b""
 
     async def body(self) -> bytes:
         """The whole body, bounded in size and time.
@@ -93,7 +95,7 @@ class Turn:
         if self._size > at_most:
             raise PayloadTooLarge(f"the body is longer than the {at_most} bytes taken (gateway.max_body)")
         pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 and len(pieces[0]) == self._size else b"".join(pieces)
+        return b"".join(pieces)
 
     async def _rest(self, at_most: int) -> None:
         length = self.header(b"content-length")
@@ -117,10 +119,14 @@ class Turn:
         self._size += len(piece)
         if self.answered:
             return
-        if self._size <= self._door.worker.settings.gateway.max_body:
+        if self._size > self._door.worker.settings.gateway.max_body:
+            self.news()
+        elif len(self._pieces) < _MAX_PIECES:
             self._pieces.append(piece)
         else:
-            self.news()
+            if len(self._pieces) == _MAX_PIECES:
+                self._pieces.append(bytearray())
+            self._pieces[-1] += piece
 
     def news(self) -> None:
         """Something that somebody may wait for has happened."""

@@ -82,6 +82,8 @@ class Delta(msgspec.Struct):
 
 
 _ABSENT = msgspec.Raw()
+_MOST_TOKENS = 2**40
+"""Of one answer; a count above says nothing."""
 
 
 class _Choice(msgspec.Struct):
@@ -127,6 +129,7 @@ class _Kept(msgspec.Struct):
 
 
 _document = msgspec.json.Decoder(Document)
+_said = msgspec.json.Decoder(_Said | None)
 _encoder = msgspec.json.Encoder()
 
 
@@ -136,6 +139,8 @@ class _Answer(msgspec.Struct):
     texts: dict[str, list[str]] = {}
     tools: dict[int, dict[str, Any]] = {}
     message: msgspec.Raw = _ABSENT
+    said: Any = None
+    """The content of `message`."""
     finish_reason: str | None = None
     token_ids: list[int] = []
     logprobs: list[float] = []
@@ -145,8 +150,7 @@ class _Answer(msgspec.Struct):
         """Tokens, by what there is: the pieces of a stream, the length of a whole answer."""
         if self.message is _ABSENT:
             return self.pieces
-        said = msgspec.json.decode(self.message, type=_Said).content
-        return len(said.encode()) // BYTES_PER_TOKEN if isinstance(said, str) else 0
+        return len(self.said.encode()) // BYTES_PER_TOKEN if isinstance(self.said, str) else 0
 
     def as_message(self) -> msgspec.Raw | dict[str, Any]:
         if self.message is not _ABSENT:
@@ -179,10 +183,15 @@ class Meter:
         Raises:
             msgspec.DecodeError: it is no JSON, or has not the shape of either.
         """
-        document = _document.decode(data)
-        choices = document.choices or []
-        for choice in choices:
-            self._read_choice(choice)
+        try:
+            if not data.isascii():
+                data.decode()  # what nothing here looks at is not checked by the decoder, and goes on as it is
+            document = _document.decode(data)
+            choices = document.choices or []
+            for choice in choices:
+                self._read_choice(choice)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise msgspec.DecodeError(str(error)) from error
         if document.usage:
             self._read_usage(document.usage, choices)
         self._prompt = document.prompt_token_ids or self._prompt
@@ -263,7 +272,8 @@ class Meter:
         if choice.prompt_token_ids is not None:
             self._prompts[choice.index] = choice.prompt_token_ids
         if choice.message is not _ABSENT:
-            answer.message = choice.message
+            said = _said.decode(choice.message)
+            answer.message, answer.said = choice.message, said and said.content
         if choice.delta is not None:
             self._read_delta(answer, choice.delta)
 
@@ -317,8 +327,12 @@ def _add_to_call(tools: dict[int, dict[str, Any]], piece: ToolCall) -> None:
 
 def _possible(reported: _Reported) -> bool:
     """Whether the counts can be true; counts that cannot are as good as none."""
-    cached = reported.prompt_tokens_details and reported.prompt_tokens_details.cached_tokens
-    return reported.prompt_tokens >= (cached or 0) >= 0 and (reported.completion_tokens or 0) >= 0
+    usage = _as_usage(reported)
+    return (
+        _MOST_TOKENS >= usage.prompt >= (usage.cached or 0) >= 0
+        and _MOST_TOKENS >= usage.completion >= 0
+        and _MOST_TOKENS >= (usage.reasoning or 0) >= 0
+    )
 
 
 def _as_usage(reported: _Reported) -> Usage:

@@ -19,10 +19,21 @@ from contract.prices import PriceBook, read_book
 from contract.records import Invocation
 from contract.seed import seed
 from contract.settings import Settings
+from gateway.crowd import most_connections
 from gateway.door import Door
 from gateway.keys import KeyRing, read_ring
 from gateway.limits import Limits
-from gateway.metrics import ADAPTER, DROPPED, HEALTHY, IN_FLIGHT, QUEUED, WAITING, Metrics, Readings
+from gateway.metrics import (
+    ADAPTER,
+    CONNECTIONS,
+    DROPPED,
+    HEALTHY,
+    IN_FLIGHT,
+    QUEUED,
+    WAITING,
+    Metrics,
+    Readings,
+)
 from gateway.providers import open_providers
 from gateway.rollout import Reconciler
 from gateway.routes import Routes, Snapshot, read_snapshot
@@ -75,6 +86,7 @@ class Worker:
         self.upstream: Upstream
         self.sweep = Sweep()
         self.doors: set[Door] = set()
+        self.max_connections = most_connections(settings.gateway)
         self.heads: dict[bytes, tuple[Head, int]] = {}
         """Heads of requests as they came, what was read in them, and the length of the body that follows."""
         self.date: tuple[object, bytes] = (None, b"")
@@ -267,6 +279,7 @@ class Worker:
 
     def _declare_gauges(self) -> None:
         self.metrics.gauge(WAITING, lambda: {(): float(len(self._waiting))})
+        self.metrics.gauge(CONNECTIONS, lambda: {(): float(len(self.doors))})
         self.metrics.gauge(IN_FLIGHT, lambda: {(): float(self.limits.in_flight)})
         self.metrics.gauge(QUEUED, lambda: {(name,): float(gate.queued) for name, gate in self.limits.gates.items()})
         self.metrics.gauge(ADAPTER, self._adapters)

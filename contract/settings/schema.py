@@ -33,6 +33,10 @@ class GatewaySettings(Section):
     workers: int = Field(1, ge=1, le=64, description="processes that share the port")
     max_body: Bytes = Field(10 * 2**20, ge=1024, description="largest request body")
     max_concurrent: int = Field(256, ge=1, description="requests in flight per worker; more are answered 503")
+    max_connections: int | None = Field(
+        None, ge=1, description="client connections per worker, idle ones included; as many as its limit on open files "
+        "leaves beside `max_concurrent` when absent. Over it the longest idle are closed; else the newest is told 503",
+    )  # fmt: skip
     max_completion_tokens: int = Field(4096, ge=1, description="largest max_tokens of a request, and its default")
     max_choices: int = Field(16, ge=1, description="largest n a request may ask for")
     max_messages: int = Field(1024, ge=1, description="most messages, or inputs to embed, of one request")

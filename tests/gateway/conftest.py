@@ -7,7 +7,8 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from tests.gateway.engine import FakeEngine
-from tests.gateway.house import House, house, settings
+from tests.gateway.house import House, house, settings, spotless
+from tests.gateway.raw import RawEngine
 
 # Nothing here asserts how long anything takes; the machine may be busy.
 hypothesis_settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,4 +27,26 @@ async def engine() -> AsyncIterator[FakeEngine]:
 async def home(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[House]:
     """A gateway with the usual settings."""
     async with house(engine, settings(tmp_path, engine.url)) as running:
+        yield running
+
+
+@pytest.fixture
+async def raw_engine() -> AsyncIterator[RawEngine]:
+    fake = RawEngine()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest.fixture
+async def raw_home(raw_engine: RawEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[House]:
+    """A gateway over an engine that says what a test wants byte for byte; it must be spotless afterwards."""
+    async with spotless(raw_engine, settings(tmp_path, raw_engine.url, spool="64MiB"), caplog) as running:
+        yield running
+
+
+@pytest.fixture
+async def tidy_home(engine: FakeEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[House]:
+    """A gateway that must be spotless afterwards."""
+    async with spotless(engine, settings(tmp_path, engine.url, spool="64MiB"), caplog) as running:
         yield running

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
@@ -140,6 +142,73 @@ async def house(engine: FakeEngine, configured: Settings) -> AsyncIterator[House
         await running
 
 
+@contextlib.asynccontextmanager
+async def spotless(engine: Any, configured: Settings, log: pytest.LogCaptureFixture) -> AsyncIterator[House]:
+    """A gateway that has nothing left of its requests once their clients are gone, and logged no error over them."""
+    files, tasks = open_files(), asyncio.all_tasks()
+    async with house(engine, configured) as home:
+        idle = {task.get_name() for task in asyncio.all_tasks() if not task.get_name().startswith("Task-")}
+        yield home
+        await until_none(lambda: leftovers(home))
+        assert {task.get_name() for task in home.worker._tasks if not task.done()} <= idle
+        errors = [record for record in log.records if record.levelno >= logging.ERROR or record.exc_info]
+        assert errors == []
+    await engine.stop()
+    await until_none(lambda: [task for task in asyncio.all_tasks() - tasks if task is not asyncio.current_task()])
+    await until_none(lambda: {number: to for number, to in open_files().items() if number not in files})
+
+
+def leftovers(home: House) -> dict[str, Any]:
+    """What is still held for requests and their clients, by where."""
+    worker = home.worker
+    upstream = worker.upstream
+    used = {connection for connection in upstream._all if not connection.lost}
+    used -= {connection for idle in upstream._idle.values() for connection in idle}
+    found = {
+        "strands": worker.sweep.waiting,
+        "doors": worker.doors,
+        "connections": home.server.server_state.connections,
+        "tasks": home.server.server_state.tasks,
+        "in flight": worker.limits.in_flight,
+        "gates": [gate for gate in worker.limits.gates.values() if gate.queued or gate._free != gate._places],
+        "outstanding": sum(each.outstanding for replicas in worker.routes.replicas.values() for each in replicas),
+        "upstream": used,
+    }
+    return {name: held for name, held in found.items() if held}
+
+
+def open_files() -> dict[str, str]:
+    """What the descriptors of this process lead to."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+    return found
+
+
+class Ledger:
+    """The invocations that come into a spool, each told once; open entries are left out."""
+
+    def __init__(self, home: House) -> None:
+        producer = home.worker.producer.name
+        self._reader = SpoolReader(home.settings.installation.spool / producer, producer)
+
+    def new(self) -> list[Invocation]:
+        """Those that have ended since the last call."""
+        found = []
+        while entries := self._reader.read():
+            found += [decode(entry.payload) for entry in entries]
+        self._reader.close()
+        return [record for record in found if isinstance(record, Invocation) and record.status != "open"]
+
+    async def next(self) -> Invocation:
+        """The one that ends next; that there is no second is for the next call to see."""
+        records: list[Invocation] = []
+        await until(lambda: records.extend(self.new()) or records)
+        (record,) = records
+        return record
+
+
 def make_key(configured: Settings, project: str = DEFAULT_PROJECT) -> str:
     """The secret of a new key of a project, which is made where there is none."""
     database = open_database(configured.database_url)
@@ -158,3 +227,11 @@ async def until(happened: Callable[[], Any], seconds: float = 20.0) -> None:
     while not happened():
         assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
         await asyncio.sleep(0.005)
+
+
+async def until_none(left: Callable[[], Any]) -> None:
+    """Waits until nothing is left; says what is, where something stays."""
+    try:
+        await until(lambda: not left())
+    except AssertionError:
+        raise AssertionError(f"left behind: {left()}") from None

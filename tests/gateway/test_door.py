@@ -4,82 +4,15 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gateway import door
 from gateway.keys import list_keys, revoke_key
 from tests.gateway.engine import FakeEngine, Script
-from tests.gateway.house import ASK, House, house, settings, until
-
-CHAT = "/v1/chat/completions"
-
-
-@dataclass
-class Response:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def code(self) -> Any:
-        return json.loads(self.body)["error"]["code"]
-
-
-@dataclass
-class Wire:
-    """A client that says exactly what a test wants."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    def say(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    async def response(self) -> Response:
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
-        if headers.get("transfer-encoding") == "chunked":
-            body = b""
-            while size := int(await self.reader.readline(), 16):
-                body += (await self.reader.readexactly(size + 2))[:-2]
-            await self.reader.readexactly(2)
-        elif "content-length" in headers:
-            body = await self.reader.readexactly(int(headers["content-length"]))
-        else:
-            body = await self.reader.read()
-        return Response(int(head[0].split(" ")[1]), headers, body)
-
-    async def closed(self) -> bool:
-        """Whether the server has closed, with nothing more to say."""
-        return await self.reader.read() == b""
-
-
-@contextlib.asynccontextmanager
-async def wire(home: House) -> AsyncIterator[Wire]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(home.url.rsplit(":", 1)[1]))
-    try:
-        yield Wire(reader, writer)
-    finally:
-        writer.transport.abort()
-
-
-def body(**fields: Any) -> bytes:
-    return json.dumps({"model": "plain", "messages": ASK, **fields}).encode()
-
-
-def head(home: House, *lines: str, target: str = CHAT, version: str = "1.1") -> bytes:
-    first = [f"POST {target} HTTP/{version}", "Host: x", f"Authorization: Bearer {home.secret}"]
-    return "\r\n".join([*first, *lines, "", ""]).encode()
-
-
-def request(home: House, payload: bytes | None = None, **options: str) -> bytes:
-    payload = body() if payload is None else payload
-    return head(home, f"Content-Length: {len(payload)}", **options) + payload
+from tests.gateway.house import House, house, settings, until
+from tests.gateway.wire import CHAT, body, head, request, wire
 
 
 async def test_a_body_in_chunks_is_one_body(home: House) -> None:

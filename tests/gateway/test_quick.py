@@ -106,7 +106,13 @@ def test_the_usual_request_goes_the_short_way(document: dict[str, Any]) -> None:
         assert usual_chat(body, SETTINGS) is not None
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"model":"m","messages":[{"role":"user","content":"\\ud800"}]}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"[]", b"{", b'{"model":"m","messages":[{"role":"user","content":"\\ud800"}]}', b'{"\xff":1}',
+        b'{"model":"m","messages":[{"role":"user","content":"\xff"}]}', b'{"metadata":' + b'{"a":' * 100_000,
+    ],
+)  # fmt: skip
 def test_what_is_no_request_goes_the_long_way(body: bytes) -> None:
     assert usual_chat(body, SETTINGS) is None
 

@@ -250,18 +250,20 @@ async def test_a_model_without_text_is_named(home: House) -> None:
     assert "/v1/responses" in caught.value.message
 
 
-async def gather(client: openai.AsyncOpenAI, events: list[Any]) -> None:
+async def gather(client: openai.AsyncOpenAI, events: list[Any], begun: asyncio.Event | None = None) -> None:
     """Every event of a stream, also of one that ends in an error."""
     async for event in await client.responses.create(model="plain", input="x", stream=True):
-        events.append(event)  # noqa: PERF401  # those before an error are wanted as well
+        events.append(event)
+        if begun is not None:
+            begun.set()
 
 
 def die_after(script: Script, event: int) -> None:
-    script.die_after = event
+    script.die_after = script.hold_after = event
 
 
 def complain_after(script: Script, event: int) -> None:
-    script.error_after = event
+    script.error_after = script.hold_after = event
 
 
 @pytest.mark.parametrize("spoil", [die_after, complain_after])
@@ -270,7 +272,7 @@ async def test_a_failure_in_a_stream_is_told_and_raised(home: House, spoil: Call
     events: list[Any] = []
     async with home.client() as client:
         with pytest.raises(openai.APIError) as caught:
-            await gather(client, events)
+            await gather(client, events, home.engine.release)
     failed = events[-1]
     assert (failed.type, failed.response.status) == ("response.failed", "failed")
     assert failed.response.error.message == caught.value.message

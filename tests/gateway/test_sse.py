@@ -33,6 +33,11 @@ def test_what_is_written_reads_back() -> None:
     assert data_of(event_of(b'{"x":1}')) == b'{"x":1}'
 
 
+def test_data_over_several_lines_is_written_over_several_lines() -> None:
+    assert event_of(b'{\n"x":1}') == b'data: {\ndata: "x":1}\n\n'
+    assert data_of(event_of(b"one\ntwo\n")) == b"one\ntwo\n"
+
+
 def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT", 100)
     with pytest.raises(EngineFailed):

@@ -78,6 +78,9 @@ def test_absent_usage_is_not_usage_of_zero() -> None:
     [
         {"prompt_tokens": -1, "completion_tokens": 2},
         {"prompt_tokens": 1, "completion_tokens": -2},
+        {"prompt_tokens": 2**64, "completion_tokens": 2},
+        {"prompt_tokens": 1, "completion_tokens": 2**64},
+        {"prompt_tokens": 1, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": -1}},
         {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 5}},
     ],
 )
@@ -131,6 +134,21 @@ def test_with_the_payload_off_no_text_is_held() -> None:
     meter = metered(chunk("secret"), chunk("words"), payload=False)
     assert "secret" not in repr([getattr(meter, name) for name in Meter.__slots__])
     assert meter.usage(4).completion == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices":[{"delta":{"content":"\xff"}}]}',
+        b'{"choices":[{"message":{"content":"\xff"}}]}',
+        b'{"choices":[],"unknown":"\xff"}',
+        b'{"choices":[{"message":5}]}',
+        b'{"choices":[],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+def test_what_nobody_could_read_again_is_no_answer(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        Meter().read(data)
 
 
 @pytest.mark.parametrize("document", [{"choices": 5}, {"choices": [{"index": "x"}]}, {"choices": [], "usage": "lots"}])

@@ -31,6 +31,7 @@ from gateway.checks import (
     whole,
 )
 from gateway.messages import parse_messages
+from gateway.schemas import check_schema
 
 _INT64 = 2**63
 MAX_MODEL_NAME = 256
@@ -60,7 +61,9 @@ def _response_format(field: str, value: Any) -> dict[str, Any]:
     members = known_members(field, value, {"type", "json_schema"})
     kind = one_of("text", "json_object", "json_schema")(f"{field}.type", members.get("type"))
     if kind == "json_schema":
-        json_object(f"{field}.json_schema", members.get("json_schema"))
+        described = json_object(f"{field}.json_schema", members.get("json_schema"))
+        if isinstance(described.get("schema"), dict):
+            check_schema(f"{field}.json_schema.schema", described["schema"])
     return members
 
 
@@ -70,6 +73,8 @@ def _tool(field: str, value: Any) -> dict[str, Any]:
     known = {"name", "description", "parameters", "strict"}
     function = known_members(f"{field}.function", members.get("function"), known)
     text(f"{field}.function.name", function.get("name"))
+    if isinstance(function.get("parameters"), dict):
+        check_schema(f"{field}.function.parameters", function["parameters"])
     return {"type": "function", "function": function}
 
 

@@ -443,10 +443,8 @@ class Exchange:
                         return True
                     out.append(event if data is None else self._relayed(data, shape))
         except (EngineFailed, EngineUnavailable, InvalidRequest):
-            if self._turn.started:
+            if self._turn.started:  # else it may still come from elsewhere
                 self._pass_on(b"".join(out))  # what was metered before the bad event
-            else:
-                self._entry.forget_answer()  # it may still come from elsewhere
             raise
         self._pass_on(b"".join(out))
         return False

@@ -165,7 +165,7 @@ class _Answer(msgspec.Struct):
 class Meter:
     """Everything the record needs to know of one answer, streamed or whole."""
 
-    __slots__ = ("_answers", "_payload", "_prompt", "_prompts", "_reports", "_running", "_total")
+    __slots__ = ("_answers", "_payload", "_prompt", "_prompts", "_reports", "_running", "_total", "_unreported")
 
     def __init__(self, *, payload: bool = True) -> None:
         """With ``payload`` off the text of a stream is not held, only counted."""
@@ -174,6 +174,8 @@ class Meter:
         self._total: _Reported | None = None
         self._running: dict[int, _Reported] = {}
         self._reports = 0
+        self._unreported = 0
+        """Pieces that came after the last report."""
         self._prompt: list[int] | None = None
         self._prompts: dict[int, list[int]] = {}
 
@@ -205,6 +207,8 @@ class Meter:
         if self._total is not None:
             return _as_usage(self._total)
         added_up = self._added_up(n)
+        if added_up is not None and self._unreported:
+            return added_up._replace(completion=added_up.completion + self._unreported, source="estimated")
         if added_up is not None:
             return added_up
         ids = sum(len(answer.token_ids) for answer in self._answers.values())
@@ -266,7 +270,9 @@ class Meter:
             if choice.logprobs.token_logprobs:
                 answer.logprobs += [value for value in choice.logprobs.token_logprobs if value is not None]
         if choice.text:
-            answer.pieces += max(1, len(choice.text.encode()) // BYTES_PER_TOKEN)  # a whole answer is one piece
+            pieces = max(1, len(choice.text.encode()) // BYTES_PER_TOKEN)  # a whole answer is one piece
+            answer.pieces += pieces
+            self._unreported += pieces
             if self._payload:
                 answer.texts.setdefault("content", []).append(choice.text)
         if choice.prompt_token_ids is not None:
@@ -281,6 +287,7 @@ class Meter:
         reasoning = delta.reasoning or delta.reasoning_content
         if delta.content or reasoning or delta.refusal or delta.tool_calls:
             answer.pieces += 1
+            self._unreported += 1
         if not self._payload:
             return
         if delta.content is not None:
@@ -296,9 +303,8 @@ class Meter:
         if not _possible(reported):
             return
         self._reports += 1
-        if len(choices) == 1 and choices[0].message is _ABSENT:
-            self._running[choices[0].index] = reported
-        elif not choices or choices[0].message is not _ABSENT:
+        self._unreported = 0
+        if not choices or choices[0].message is not _ABSENT:
             self._total = reported
         else:
             for choice in choices:

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bounds of the JSON schemas that an engine is to hold an answer to.
+
+An engine compiles a schema before it writes a token, one or a few at a time and without a deadline: a large one keeps
+every other request with a schema waiting for a minute. What it fails to compile it calls an error of its own, which
+counts against the replica. So what is too large, or cannot be meant, is refused here. The number of enum values and of
+properties is bounded as in the OpenAI API.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from contract.errors import InvalidRequest
+from gateway.checks import invalid
+
+MAX_ENUM = 1000
+"""Values of all enums of a schema."""
+MAX_PROPERTIES = 5000
+"""Of all objects of a schema."""
+MAX_LENGTH = 100_000
+"""Of a string, or of a list."""
+MAX_PATTERN = 1000
+"""Characters of a regular expression."""
+_LENGTHS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+
+
+def check_schema(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, where it is within the bounds.
+
+    Raises:
+        InvalidRequest: naming the field.
+    """
+    choices = properties = 0
+    for node in _objects(schema):
+        choices += len(node["enum"]) if isinstance(node.get("enum"), list) else 0
+        properties += len(node["properties"]) if isinstance(node.get("properties"), dict) else 0
+        _check_lengths(field, node)
+        _check_pattern(field, node.get("pattern"))
+        _check_reference(field, schema, node)
+    for number, most, what in ((choices, MAX_ENUM, "enum values"), (properties, MAX_PROPERTIES, "properties")):
+        if number > most:
+            raise InvalidRequest(f"{field}: {number} {what} are more than the {most} allowed", param=field)
+    return schema
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a value, the value included."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            yield value
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+
+
+def _check_lengths(field: str, node: dict[str, Any]) -> None:
+    for name in _LENGTHS:
+        length = node.get(name)
+        if isinstance(length, int | float) and not 0 <= length <= MAX_LENGTH:
+            raise invalid(field, {name: length}, f"is not in 0..{MAX_LENGTH}")
+
+
+def _check_pattern(field: str, pattern: Any) -> None:
+    if isinstance(pattern, str) and ("\0" in pattern or len(pattern) > MAX_PATTERN):
+        raise invalid(field, {"pattern": pattern}, f"is no pattern of up to {MAX_PATTERN} characters that are not null")
+
+
+def _check_reference(field: str, schema: dict[str, Any], node: Any) -> None:
+    """Refuses a reference that leads back to itself before it comes to anything."""
+    seen = set()
+    while isinstance(node, dict) and isinstance(reference := node.get("$ref"), str):
+        if reference in seen:
+            raise invalid(field, {"$ref": reference}, "leads back to itself")
+        seen.add(reference)
+        node = _target(schema, reference)
+
+
+def _target(schema: dict[str, Any], reference: str) -> Any:
+    """What a JSON pointer leads to; None where it leads nowhere, which the engine says itself."""
+    node: Any = schema if reference.startswith("#") else None
+    for part in reference[1:].split("/")[1:]:
+        node = node.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(node, dict) else None
+    return node

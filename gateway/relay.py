@@ -10,21 +10,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-import msgspec
-
 from contract.errors import (
     EngineFailed,
     EngineTimeout,
     EngineUnavailable,
     InternalError,
-    InvalidRequest,
     MillraceError,
     OperatorError,
     Overloaded,
 )
 from contract.ids import new_id, new_invocation_id
-from contract.money import NANO
-from contract.records import Invocation, Status
+from contract.records import Status
 from gateway.asked import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Asked, Endpoint
 from gateway.client import ClientGone
 from gateway.complaints import LostModel, complaint
@@ -33,19 +29,15 @@ from gateway.embeddings import parse_embeddings
 from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
 from gateway.limits import Reservation
-from gateway.metrics import FIRST_TOKEN
 from gateway.providers import Feed, Provider
 from gateway.quick import usual_chat
 from gateway.replicas import Backend, Replica
+from gateway.reply import Reply
 from gateway.responses import parse_response
 from gateway.routes import Target
-from gateway.shape import Shape
-from gateway.sse import DONE, Splitter, data_of, event_of
 from gateway.strand import NEVER, Strand
-from gateway.translation import Translation
 from gateway.turn import Turn
 from gateway.upstream import CONNECT_TIMEOUT, Answer
-from gateway.usage import Document
 from gateway.worker import Leaving, Worker
 
 _PARSERS = {
@@ -74,14 +66,13 @@ def relay(endpoint: Endpoint, worker: Worker, turn: Turn) -> None:
 class Begun:
     """A first attempt that was sent without waiting for anything."""
 
-    __slots__ = ("answer", "data", "failed", "replica", "shape", "splitter")
+    __slots__ = ("answer", "data", "failed", "replica", "reply")
 
-    def __init__(self, replica: Replica, data: bytes, shape: Shape, answer: Answer) -> None:
+    def __init__(self, replica: Replica, data: bytes, reply: Reply, answer: Answer) -> None:
         self.replica = replica
         self.data = data
-        self.shape = shape
+        self.reply = reply
         self.answer = answer
-        self.splitter = Splitter()
         self.failed: Exception | None = None
         """What is wrong with its answer."""
 
@@ -95,7 +86,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_begun", "_body", "_endpoint", "_entry", "_reservation", "_translation", "_turn", "_worker", "deadline",
+        "_begun", "_body", "_endpoint", "_entry", "_reply", "_reservation", "_turn", "_worker", "deadline",
         "late",
     )  # fmt: skip
 
@@ -106,8 +97,8 @@ class Exchange:
         self._turn = turn
         self._reservation: Reservation | None = None
         self._begun: Begun | None = None
-        self._translation: Translation | None = None
-        """Into what the client asked for, where engines are asked for something else."""
+        self._reply: Reply | None = None
+        """Of the last attempt."""
         self._body = b""
         """Of a request that did not go at once."""
         self.deadline = NEVER
@@ -163,7 +154,8 @@ class Exchange:
         replica = worker.routes.known(target, (), self._prefix)
         if not isinstance(replica, Replica):
             return
-        data, shape = self._wire(request, target, replica), self._shape(request, target)
+        data = self._wire(request, target, replica)
+        reply = self._reply = Reply(worker, entry, turn, self._endpoint, request, target)
         answer = worker.upstream.send(replica.origin, data, self, entry.watch)
         if answer is None:
             return
@@ -173,7 +165,7 @@ class Exchange:
         replica.outstanding += 1
         worker.routes.retries.earn()
         self._reservation = worker.limits.reserve()
-        self._begun = Begun(replica, data, shape, answer)
+        self._begun = Begun(replica, data, reply, answer)
         self.deadline, self.late = answer.deadline, answer.late
 
     def _answered(self, begun: Begun) -> bool | None:
@@ -181,7 +173,7 @@ class Exchange:
         whole = begun.answer.whole
         if whole is None:
             return None
-        self._send(*self._closed(whole, begun.shape))
+        begun.reply.whole(whole)
         return True
 
     def _streamed(self, begun: Begun) -> bool | None:
@@ -189,7 +181,7 @@ class Exchange:
         pieces = begun.answer.more()
         if not pieces:
             return None
-        return self._passed_on(pieces, begun.splitter, begun.shape)
+        return begun.reply.passed_on(pieces)
 
     def _end(self, begun: Begun) -> None:
         self._begun, self.late = None, TimeoutError
@@ -333,30 +325,15 @@ class Exchange:
         )
         return replica.request(request.endpoint.path, entry.invocation, body)
 
-    def _shape(self, request: Asked, target: Target) -> Shape:
-        tokens = self._worker.settings.log.policy.tokens
-        shape = Shape(
-            model=target.asked,
-            response_id=self._endpoint.id_prefix + self._entry.invocation,
-            include_usage=request.include_usage,
-            hide_tokens=tokens,
-            hide_logprobs=tokens and not request.wants_logprobs,
-        )
-        if request.echo is not None:
-            self._translation = Translation(
-                shape.response_id, shape.model, request.echo, int(time.time()), wants_logprobs=request.wants_logprobs
-            )
-        return shape
-
     async def _attempt(self, request: Asked, target: Target, replica: Backend, begun: Begun | None) -> None:
         if begun is None:
-            shape = self._shape(request, target)
+            reply = self._reply = Reply(self._worker, self._entry, self._turn, self._endpoint, request, target)
             replica.outstanding += 1
         else:
-            shape = begun.shape
+            reply = begun.reply
         try:
-            answer = await self._asked(request, target, replica, shape.response_id, begun)
-            await self._take(request, target, answer, shape, begun)
+            answer = await self._asked(request, target, replica, reply.response_id, begun)
+            await self._take(request, target, answer, reply, begun)
         finally:
             replica.outstanding -= 1
 
@@ -379,7 +356,7 @@ class Exchange:
         return await upstream.post(replica.origin, data, strand, entry.watch)
 
     async def _take(
-        self, request: Asked, target: Target, answer: Answer | Feed, shape: Shape, begun: Begun | None
+        self, request: Asked, target: Target, answer: Answer | Feed, reply: Reply, begun: Begun | None
     ) -> None:
         try:
             if begun is not None and begun.failed is not None:
@@ -387,9 +364,9 @@ class Exchange:
             if answer.status != 200:
                 raise complaint(answer.status, await answer.body(), target, self._endpoint.path)
             if request.stream:
-                await self._stream(answer, shape, begun.splitter if begun else Splitter())
+                await reply.stream(answer)
             else:
-                self._send(*self._closed(await answer.body(), shape))
+                reply.whole(await answer.body())
         except MillraceError:
             # An engine's complaint has been read to its end, and its connection can serve again.
             answer.done_or_abort()
@@ -399,130 +376,7 @@ class Exchange:
             raise
         answer.done()
 
-    # --- the way back
-
-    def _closed(self, data: bytes, shape: Shape) -> tuple[Invocation, bytes]:
-        """The record of a whole answer, which is in the spool, and what the client gets."""
-        read = self._read(data)
-        if getattr(read, self._endpoint.answers) is msgspec.UNSET:
-            raise EngineFailed(f"the engine's answer has no {self._endpoint.answers}")
-        if self._translation is None:
-            body = shape.whole(data, read)
-        else:
-            body = self._translation.whole(data, read, self._entry.usage, self._cost())
-        self._entry.first_byte()
-        return self._complete(), body
-
-    def _send(self, record: Invocation, body: bytes) -> None:
-        cost = b"" if record.cost is None else b"x-millrace-cost: %d.%09d\r\n" % divmod(record.cost, NANO)
-        self._turn.whole(200, b"content-type: application/json\r\n%b%b" % (self._headers(), cost), body)
-
-    async def _stream(self, answer: Answer | Feed, shape: Shape, splitter: Splitter) -> None:
-        turn = self._turn
-        while pieces := await answer.pieces():
-            if self._passed_on(pieces, splitter, shape):
-                return
-            if turn.blocked:
-                answer.hold()
-                await turn.drained()
-                answer.go_on()
-        raise EngineFailed("the engine ended its stream without saying that it was done")
-
-    def _passed_on(self, pieces: list[bytes], splitter: Splitter, shape: Shape) -> bool:
-        """Gives the client its share of the pieces of a stream; whether the stream is done with them."""
-        if len(pieces) == 1 and (data := splitter.only(pieces[0])) is not None and data != DONE:
-            self._pass_on(self._relayed(data, shape))
-            return False
-        out: list[bytes] = []
-        try:
-            for piece in pieces:
-                for event in splitter.feed(piece):
-                    data = data_of(event)
-                    if data == DONE:
-                        self._finish(shape, out)
-                        return True
-                    out.append(event if data is None else self._relayed(data, shape))
-        except (EngineFailed, EngineUnavailable, InvalidRequest):
-            if self._turn.started:  # else it may still come from elsewhere
-                self._pass_on(b"".join(out))  # what was metered before the bad event
-            raise
-        self._pass_on(b"".join(out))
-        return False
-
-    def _relayed(self, data: bytes, shape: Shape) -> bytes:
-        """The client's share of one event; nothing where it has none."""
-        read = self._read(data)
-        if read.failed:
-            raise complaint(None, data, self._entry.target)
-        if self._translation is not None:
-            return self._translation.events(data, read)
-        cut = shape.chunk(data, read)
-        if cut is None:
-            return b""
-        if read.usage is not msgspec.UNSET and not read.choices:
-            cut = self._priced(cut)
-        return event_of(cut)
-
-    def _priced(self, usage_chunk: bytes) -> bytes:
-        """The chunk that ends a stream with its usage, with what that costs."""
-        return b'%b,"x_millrace_cost":"%d.%09d"}' % (usage_chunk.rstrip()[:-1], *divmod(self._cost(), NANO))
-
-    def _cost(self) -> int:
-        return self._entry.cost_so_far(self._worker.prices)
-
-    def _pass_on(self, piece: bytes) -> None:
-        """Sends what there is; a stream begins with the first of its answer."""
-        if self._turn.started:
-            if piece:
-                self._turn.send(piece)
-        elif self._entry.meter.started:
-            self._begin(piece)
-
-    def _begin(self, first: bytes) -> None:
-        self._entry.open(self._worker.spool)
-        waited = self._entry.first_byte()
-        self._worker.metrics.observe(FIRST_TOKEN, (self._entry.model_label,), waited / NANO)
-        headers = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
-        self._turn.start(headers + self._headers(), first)
-
-    def _finish(self, shape: Shape, out: list[bytes]) -> None:
-        if not self._entry.meter.started:
-            raise EngineFailed("the engine's stream is empty")
-        if not self._turn.started:
-            self._begin(b"")
-        if self._translation is not None:
-            out.append(self._translation.end(self._entry.usage, self._cost()))
-        else:
-            usage = shape.missing_usage(self._entry.usage)
-            if usage is not None:
-                out.append(event_of(self._priced(usage)))
-            out.append(event_of(DONE))
-        self._complete()
-        self._turn.finish(b"".join(out))
-
-    def _read(self, data: bytes) -> Document:
-        """Parses and meters; what is no answer of an engine is its failure."""
-        try:
-            return self._entry.meter.read(data)
-        except msgspec.DecodeError as error:
-            raise EngineFailed(f"the engine sent something that is no answer: {error}") from error
-
-    def _headers(self) -> bytes:
-        assert self._entry.target is not None
-        return b"openai-processing-ms: %d\r\nx-millrace-model-version: %b\r\n" % (
-            self._entry.elapsed_ns // 1_000_000,
-            self._entry.target.version.encode("latin-1"),
-        )
-
     # --- the ends
-
-    def _complete(self) -> Invocation:
-        """The record of a whole answer; nothing of its last byte has gone out yet."""
-        record = self._entry.close(self._worker.prices, Status.COMPLETE, 200)
-        self._worker.spool.append(record)
-        self._entry.closed = True
-        self._worker.metrics.ended(record, self._entry.model_label)
-        return record
 
     def _defect(self) -> None:
         _log.exception("request %s", self._entry.invocation)
@@ -540,8 +394,8 @@ class Exchange:
         self._turn.model = self._entry.model_label
         if self._turn.answered:
             return
-        if self._turn.started and self._translation is not None:
-            self._turn.finish(self._translation.failed(error))
+        if self._reply is not None:
+            self._reply.fail(error)
         else:
             self._turn.fail(error)
 

@@ -489,3 +489,30 @@ async def test_a_hang_up_before_the_engine_was_reached_costs_nothing(home: House
     record = home.final()
     assert (record.status, record.attempts) == ("aborted", 1)
     assert (record.prompt_tokens, record.usage_source, record.cost) == (None, None, None)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_every_request_is_counted_under_its_model_on_a_new_connection_and_on_a_used_one(
+    home: House, streamed: bool
+) -> None:
+    for _ in range(3):
+        await (stream(home) if streamed else ask(home))
+    with pytest.raises(openai.NotFoundError):
+        await ask(home, model="nobody")
+    page = home.worker.metrics.page().decode()
+    route = 'route="/v1/chat/completions"'
+    for sample in (
+        f'millrace_requests_total{{model="plain",{route},status="200"}} 3.0',
+        f'millrace_requests_total{{model="unknown",{route},status="404"}} 1.0',
+        f'millrace_request_duration_seconds_count{{model="plain",{route}}} 3.0',
+        f'millrace_overhead_seconds_count{{model="plain",{route}}} 3.0',
+        'millrace_invocations_total{model="plain",status="complete"} 3.0',
+        'millrace_tokens_total{kind="prompt",model="plain"} 21.0',
+    ):
+        name, labels = sample.split("{")
+        wanted = (name, sorted(labels.split("}")[0].split(",")), sample.split()[-1])
+        assert wanted in [
+            (line.split("{")[0], sorted(line.split("{")[1].split("}")[0].split(",")), line.split()[-1])
+            for line in page.splitlines()
+            if "{" in line
+        ], sample

@@ -25,6 +25,7 @@ from tests.gateway.test_providers import KEY, ask, configured, said, stream
 ROOT = Path(__file__).parents[2]
 TEXT = """
 data_dir: {folder}
+gateway: {{port: 0}}
 providers: {{far: {{kind: {kind}, api_key_env: FAR_KEY}}}}
 models: {{plain: {{provider: far, model: base, price: {{input: 1, output: 1}}}}}}
 """
@@ -74,13 +75,13 @@ def test_the_provider_of_the_readme_can_be_opened(tmp_path: Path, monkeypatch: p
 def test_a_key_that_is_not_there_is_an_error_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FAR_KEY")
     settings = parse_settings(TEXT.format(folder=tmp_path, kind="openai"), "millrace.yaml")
-    with pytest.raises(SettingsError, match=r"millrace.yaml:3: providers.far.api_key_env: 'FAR_KEY' is not set"):
+    with pytest.raises(SettingsError, match=r"millrace.yaml:4: providers.far.api_key_env: 'FAR_KEY' is not set"):
         serve(settings)
 
 
 def test_a_kind_that_litellm_does_not_know_is_an_error_at_the_start(tmp_path: Path) -> None:
     settings = parse_settings(TEXT.format(folder=tmp_path, kind="nowhere"), "millrace.yaml")
-    with pytest.raises(SettingsError, match="millrace.yaml:3: providers.far.kind: 'nowhere' is no provider that litel"):
+    with pytest.raises(SettingsError, match="millrace.yaml:4: providers.far.kind: 'nowhere' is no provider that litel"):
         open_providers(settings)
 
 

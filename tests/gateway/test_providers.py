@@ -7,6 +7,7 @@ and litellm's own client.
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,7 @@ REFUSALS = [
     (400, {"message": "temperature is bad for base", "param": "temperature"}, 400, "invalid_value", "temperature"),
     (400, {"message": "This model's maximum context length is 4096 tokens"}, 400, "invalid_value", "messages"),
     (400, {"message": "rejected", "code": "content_policy_violation"}, 400, "content_policy_violation", None),
+    (400, {"message": f"{KEY} at 127.0.0.1 may not"}, 400, "invalid_value", None),
     (422, {"message": "no such role"}, 400, "invalid_value", None),
     (401, {"message": f"Incorrect API key provided: {KEY}"}, 502, "provider_refused", None),
     (403, {"message": f"{KEY} may not"}, 502, "provider_refused", None),
@@ -404,6 +406,17 @@ async def test_each_timeout_has_its_own_error(
         assert (caught.value.code, limit.split(":")[0] in caught.value.message) == (code, True)
         assert (home.final().status, home.final().error_code) == ("failed", code)
         await until(lambda: engine.aborts == 1)
+
+
+async def test_a_connection_that_does_not_come_has_an_error_of_its_own(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, socket.create_connection(deaf.getsockname()):
+        fake = FakeEngine()  # its queue is full now: a connection waits
+        fake.url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        async with house(fake, configured(tmp_path, fake, gateway="connect_timeout: 0.2s")) as home:
+            with pytest.raises(openai.InternalServerError) as caught:
+                await ask(home)
+            assert (caught.value.status_code, caught.value.code) == (504, "engine_connect_timeout")
+            assert (home.final().status, home.final().cost) == ("failed", None)
 
 
 async def test_a_provider_that_cannot_be_reached_is_503(home: House) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """When litellm is there and when it is not, what it does by itself (nothing), and a provider of another wire format."""
 
+import asyncio
 import json
 import logging
 import re
@@ -18,9 +19,10 @@ from contract.errors import OperatorError, SettingsError
 from contract.settings import parse_settings
 from gateway.providers import open_providers, sdk
 from gateway.server import serve
-from tests.gateway.engine import FakeEngine, error
-from tests.gateway.house import house
+from tests.gateway.engine import FakeEngine, Script, error
+from tests.gateway.house import ASK, house, until
 from tests.gateway.test_providers import KEY, ask, configured, said, stream
+from tests.gateway.test_server import Gateway, accepts, collect
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -91,6 +93,31 @@ def test_where_litellm_is_not_installed_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "litellm", None)
     with pytest.raises(OperatorError, match=r"pip install 'millrace\[providers\]'"):
         sdk.Sdk()
+
+
+@pytest.mark.slow
+async def test_a_gateway_of_processes_drains_the_answers_of_a_provider(engine: FakeEngine, tmp_path: Path) -> None:
+    engine.script = Script(hold_after=2)
+    gateway = Gateway(tmp_path, engine, workers=2)
+    file = tmp_path / "millrace.yaml"
+    provider = f"providers: {{far: {{kind: openai, api_base: '{engine.url}/v1', api_key_env: FAR_KEY}}}}\n"
+    model = "  mini: {provider: far, model: base, price: {input: 1, output: 1}}\n"
+    file.write_text(f"{file.read_text()}{model}{provider}")
+    await gateway.start()
+    async with gateway.client() as client:
+        asked = [client.chat.completions.create(model="mini", messages=ASK, stream=True) for _ in range(4)]
+        reading = [asyncio.create_task(collect(stream)) for stream in await asyncio.gather(*asked)]
+        await until(lambda: len(gateway.invocations()) == 4)
+        gateway.process.terminate()
+        await until(lambda: not accepts(gateway.port))
+        engine.release.set()
+        assert await asyncio.gather(*reading) == ["one two three"] * 4
+        assert await gateway.process.wait() == 0
+    ended = [record for record in gateway.invocations() if record.status != "open"]
+    assert [(record.status, record.replica, record.completion_tokens) for record in ended] == [
+        ("complete", "far", 3)
+    ] * 4
+    assert KEY not in (tmp_path / "log").read_text()
 
 
 async def test_neither_a_key_nor_a_prompt_is_in_any_log(

@@ -110,8 +110,8 @@ async def test_a_stream_is_relayed_and_ends_with_usage_and_cost_where_asked_for(
     chunks = await stream(home, stream_options={"include_usage": True})
     record = home.final()
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == "one two three" == said(record)
-    assert [chunk.choices[0].delta.role for chunk in chunks[:-1]] == ["assistant", None, None, None]
-    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, None, "stop"]
+    assert [chunk.choices[0].delta.role for chunk in chunks[:-1]] == ["assistant", None, None, None, None]
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, None, None, "stop"]
     assert {(chunk.id, chunk.model) for chunk in chunks} == {(f"chatcmpl-{record.id}", "plain")}
     assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (PROMPT_TOKENS, 3)
     assert float(chunks[-1].x_millrace_cost) == cost(PROMPT_TOKENS, 2, 3) / 10**9

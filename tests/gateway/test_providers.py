@@ -42,7 +42,7 @@ def configured(
     folder: Path, provider: FakeEngine, engine: str = "http://127.0.0.1:9", kind: str = "openai", **more: str
 ) -> Settings:
     extra = {
-        "path": "" if kind == "anthropic" else "/v1",
+        "path": {"anthropic": "", "gemini": "/v1beta"}.get(kind, "/v1"),
         "gateway": "",
         "account": "",
         "model": "",

@@ -67,6 +67,7 @@ class InvalidRequest(MillraceError):
     codes: ClassVar[Mapping[str, str]] = {
         "invalid_json": "The body is not a JSON object, or one that cannot be read.",
         "invalid_http": "What came is no HTTP request that can be taken.",
+        "unsupported_model": "The model's engine does not answer on this route.",
         "content_policy_violation": "An external provider's policy does not allow the request.",
     }
 

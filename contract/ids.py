@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable
 
 INVOCATION_PREFIX = "inv_"
-RESPONSE_PREFIXES = ("chatcmpl-", "cmpl-", "resp_")
+RESPONSE_PREFIXES = ("chatcmpl-", "cmpl-", "embd-", "resp_")
 _MAC_DIGITS = 12
 _INVOCATION_LENGTH = len(INVOCATION_PREFIX) + 32 + _MAC_DIGITS
 

@@ -23,7 +23,9 @@ SCHEMA = 1
 """The schema version written by this release; one number for all kinds."""
 
 CHAT = "/v1/chat/completions"
-"""The endpoint whose prompts are messages."""
+RESPONSES = "/v1/responses"
+OF_MESSAGES = (CHAT, RESPONSES)
+"""The endpoints whose prompts are recorded as messages, and their answers as those of a chat completion."""
 Json = Annotated[str, Meta(extra={"column": "json"})]
 """A JSON text, kept as text between processes and as VARIANT in the store."""
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A request to a model as it has been understood, and the routes that take one."""
 
+import functools
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,12 +20,17 @@ class Endpoint(NamedTuple):
     prompt: str
     """The field that the model reads."""
     logprobs: object
-    """What asks for the log-probabilities of the sampled tokens alone."""
+    """What asks for the log-probabilities of the sampled tokens alone; None where no token is sampled."""
+    answers: str = "choices"
+    """The field of the engine's answer that makes it one."""
 
 
 CHAT = Endpoint(records.CHAT, "chatcmpl-", "messages", True)
 COMPLETIONS = Endpoint("/v1/completions", "cmpl-", "prompt", 0)
-ENDPOINTS = (CHAT, COMPLETIONS)
+EMBEDDINGS = Endpoint("/v1/embeddings", "embd-", "input", None, "data")
+RESPONSES = Endpoint(records.RESPONSES, "resp_", "input", True)
+"""Engines are asked for a chat completion in its place."""
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +52,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     n: int = 1
     """Answers to each prompt."""
+    echo: dict[str, Any] | None = None
+    """What the answer repeats of a request for a response; None where the answer is the engine's own."""
 
     @property
     def conversation(self) -> str | None:
@@ -58,15 +66,30 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         ``tokens`` also asks for token ids and the sampled tokens' log-probabilities; ``at_most`` bounds the tokens of
         a request that does not.
         """
-        own: dict[str, Any] = {"model": model, "cache_salt": cache_salt}
+        own: dict[str, Any] = {}
         if at_most is not None and not self.bounded:
             own["max_completion_tokens"] = at_most
         if self.stream:
             # Running usage, so that what a client that hangs up has used is the engine's own count.
             own |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-        if tokens:
+        if tokens and self.endpoint.logprobs is not None:
             own["return_token_ids"] = True
             if not self.wants_logprobs:
                 own["logprobs"] = self.endpoint.logprobs
-        rest = b"}" if self.parameters == b"{}" else b"," + self.parameters[1:]
-        return b'%b,"%b":%b%b' % (orjson.dumps(own)[:-1], self.endpoint.prompt.encode(), self.prompt, rest)
+        return b'%b%b,"%b":%b%b%b}' % (
+            _beginning(model, cache_salt),
+            _inner(orjson.dumps(own)) if own else b"",
+            self.endpoint.prompt.encode(),
+            self.prompt,
+            b"" if self.parameters == b"{}" else b",",
+            self.parameters[1:-1],
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _beginning(model: str, cache_salt: str) -> bytes:
+    return orjson.dumps({"model": model, "cache_salt": cache_salt})[:-1]
+
+
+def _inner(members: bytes) -> bytes:
+    return b"," + members[1:-1]

@@ -11,15 +11,25 @@ import orjson
 from contract.errors import EngineFailed, EngineUnavailable, InvalidRequest, MillraceError
 from gateway.routes import Target
 
+_NO_ROUTE = "Not Found"
+"""What an engine says of a route that it does not have; of a model it says its name."""
+
 
 class LostModel(EngineUnavailable):
     """The replica does not hold the version any more."""
 
 
-def complaint(status: int | None, body: bytes, target: Target | None) -> MillraceError:
-    """The error for an answer with ``status``, or, with None, for an error event in a stream (its body has a code)."""
+def complaint(status: int | None, body: bytes, target: Target | None, path: str = "") -> MillraceError:
+    """The error for an answer with ``status``, or, with None, for an error event in a stream (its body has a code).
+
+    ``path`` is the route that was asked for: an engine has those alone that its model can answer on.
+    """
     error = _error_of(body)
     code = status if status is not None else error.get("code")
+    if code == 404 and error.get("detail", error.get("message")) == _NO_ROUTE and target is not None:
+        return InvalidRequest(
+            f"model: {target.asked!r} does not answer on {path}", param="model", code="unsupported_model"
+        )
     if code == 404:
         return LostModel("the engine does not hold this model any more", retry_after=1.0)
     if code in (429, 503):

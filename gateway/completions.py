@@ -11,13 +11,11 @@ import orjson
 from contract.errors import InvalidRequest
 from contract.settings import GatewaySettings
 from gateway.asked import COMPLETIONS, Asked
-from gateway.checks import Check, integer, invalid, list_of, only, refused, text
+from gateway.checks import Check, integer, only, refused, text
 from gateway.fields import APPLIED as CHAT_APPLIED
 from gateway.fields import EXTRAS, check_fields, check_model, check_stream
+from gateway.prompts import check_prompts
 
-_token = integer(0, 2**31 - 1)
-_MAX_TOKENS = 2**20
-"""Of one prompt given as tokens: more than any engine here can mean."""
 _LIKE_CHAT = ("frequency_penalty", "logit_bias", "n", "presence_penalty", "seed", "stop", "temperature", "top_p")
 
 APPLIED: dict[str, Check] = {
@@ -45,7 +43,7 @@ def parse_completion(document: dict[str, Any], settings: GatewaySettings) -> Ask
     """
     given, checked = check_fields(document, OWN, _KNOWN, "completion", settings)
     stream, include_usage = check_stream(given)
-    prompts = _prompts(given.get("prompt"))
+    prompts = check_prompts("prompt", given.get("prompt"))
     n = checked.get("n", 1)
     if len(prompts) * n > settings.max_choices:
         raise InvalidRequest(
@@ -66,23 +64,3 @@ def parse_completion(document: dict[str, Any], settings: GatewaySettings) -> Ask
         user=checked.get("user"),
         n=n,
     )
-
-
-def _prompts(value: Any) -> list[Any]:
-    """The prompts: one or several, each a text or a list of tokens."""
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list) or not value:
-        raise invalid("prompt", value, "is not a string, a list of strings, or tokens")
-    if isinstance(value[0], str):
-        return list(list_of(text, len(value))("prompt", value))
-    if isinstance(value[0], list):
-        return [_tokens(f"prompt[{index}]", each) for index, each in enumerate(value)]
-    return [_tokens("prompt", value)]
-
-
-def _tokens(field: str, value: Any) -> list[int]:
-    tokens: list[int] = list_of(_token, _MAX_TOKENS)(field, value)
-    if not tokens:
-        raise invalid(field, value, "holds no token")
-    return tokens

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from gateway.strand import NEVER, Strand
+from gateway.strand import NEVER, Waiter
 
 MAX_HEAD = 2**16
 """Bytes of an answer's head."""
@@ -51,7 +51,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = NEVER
         self.lost = False
         self._parser = httptools.HttpResponseParser(self)
-        self._strand: Strand | None = None
+        self.waiter: Waiter | None = None
+        """Who waits for the answer."""
         self.on_settled: Callable[[Connection], None] | None = None
         """To be called when an answer that nobody waits for has come to its end."""
         self._reset()
@@ -66,21 +67,20 @@ class Connection(asyncio.Protocol):
         self._keep = False
         self._head_bytes = 0
 
-    def ask(self, request: bytes, strand: Strand) -> None:
-        """Sends a request; the strand is woken whenever something of the answer has come."""
+    def ask(self, request: bytes) -> None:
+        """Sends a request; the waiter is woken whenever something of the answer has come."""
         self._reset()
-        self._strand = strand
         self.transport.write(request)
 
     def settle(self, now: float) -> None:
         """The answer is all there, or has said that it is: what is left of it nobody waits for."""
-        self._strand = None
+        self.waiter = None
         self.used = True
         self.idle_since = now
 
     def drop(self) -> None:
         """Takes the connection down, and with it whatever the engine still does for it."""
-        self._strand = None
+        self.waiter = None
         self.transport.abort()
 
     # --- what asyncio calls
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._strand is None and self.on_settled is None:
+        if self.waiter is None and self.on_settled is None:
             self.transport.abort()  # nobody has asked for anything
             return
         try:
@@ -100,8 +100,8 @@ class Connection(asyncio.Protocol):
                 self._break(f"its answer's head is longer than {MAX_HEAD} bytes")
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._break(told(error))
-        if self._strand is not None:
-            self._strand.wake()
+        if self.waiter is not None:
+            self.waiter.wake()
         elif self.complete and self.on_settled is not None:
             settled, self.on_settled = self.on_settled, None
             settled(self)
@@ -112,8 +112,8 @@ class Connection(asyncio.Protocol):
             self.complete = True  # without a length, the end of the connection is the end of the answer
         elif not self.complete:
             self.broken = self.broken or (told(exc) if exc is not None else "the connection was closed")
-        if self._strand is not None:
-            self._strand.wake()
+        if self.waiter is not None:
+            self.waiter.wake()
 
     # --- what the parser calls
 

@@ -149,7 +149,8 @@ class Door(HttpToolsProtocol):
             return
         http11 = self.parser.get_http_version() == "1.1"
         keep_alive = http11 and self.parser.should_keep_alive()
-        turn = Turn(self, Head(path.decode(), answering, self.headers, http11, keep_alive))
+        head = Head(path.decode(), answering, self.headers, http11, keep_alive, _authorization(self.headers))
+        turn = Turn(self, head)
         earlier, self.cycle = self.cycle, turn
         if earlier is None or earlier.response_complete:
             self._ready = turn
@@ -256,8 +257,8 @@ class Door(HttpToolsProtocol):
             if isinstance(cycle, Turn):
                 if cycle.body_complete:
                     return
-                if cycle.strand is not None:
-                    cycle.strand.throw(error)
+                if cycle.waiter is not None:
+                    cycle.waiter.throw(error)
                     return
                 self._ready = None
             elif cycle.response_started or not cycle.more_body:
@@ -305,6 +306,10 @@ def _path(url: bytes) -> bytes:
     """The path of a request's target, however it is written."""
     path = httptools.parse_url(url).path or b""
     return unquote_to_bytes(path) if b"%" in path else path
+
+
+def _authorization(headers: list[tuple[bytes, bytes]]) -> str | None:
+    return next((value.decode("latin-1") for name, value in headers if name == b"authorization"), None)
 
 
 def _head_too_large() -> HeadTooLarge:

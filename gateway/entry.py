@@ -75,11 +75,14 @@ class Entry:
         """Notes an attempt; what an earlier one metered is no part of this answer."""
         self.replica = replica
         self.attempts += 1
-        self.watch.reached = False
         if self.attempts > 1:
-            self.meter = Meter(payload=self._policy.payload == "on")
+            self.forget_answer()
         if self._queue_ns is None:
             self._queue_ns = self.elapsed_ns
+
+    def forget_answer(self) -> None:
+        """What was metered so far is no part of the answer."""
+        self.meter = Meter(payload=self._policy.payload == "on")
 
     def first_byte(self) -> int:
         """Notes that the answer begins now; nanoseconds since arrival."""
@@ -103,8 +106,19 @@ class Entry:
     def _record(
         self, status: Status, http_status: int | None, error_code: str | None, prices: PriceBook | None
     ) -> Invocation:
-        request, target, meter = self.request, self.target, self.meter
-        record = Invocation(
+        request, target, meter, policy = self.request, self.target, self.meter, self._policy
+        payload, ended = policy.payload == "on", status is not Status.OPEN
+        answered = meter.started
+        usage: Usage | None = None
+        cost = price_version = None
+        if self.watch.reached and status is not Status.REFUSED and (answered or status is not Status.FAILED):
+            # Not of an engine that never began: what it did is unknown, and it is free.
+            usage = self.usage
+            if prices is not None:
+                cost, price_version = self._cost(usage, prices)
+                cost = 0 if status in FREE else cost
+        elapsed = self.elapsed_ns if ended else None
+        return Invocation(
             id=self.invocation,
             time=self._time,
             project=self.key.project,
@@ -115,53 +129,31 @@ class Entry:
             version=target.version if target else "",
             replica=self.replica.name if self.replica else "",
             attempts=self.attempts,
-            finish_reasons=(meter.finish_reasons or None) if meter.started else None,
+            stream=request is not None and request.stream,
+            user=request.user if request else None,
+            conversation=request.conversation if request and request.metadata else None,
+            metadata=orjson.dumps(request.metadata).decode() if request and request.metadata is not None else None,
+            parameters=request.parameters.decode() if request else None,
+            messages=request.prompt.decode() if request and payload else None,
+            choices=meter.choices if payload and answered and ended else None,
+            prompt_token_ids=meter.prompt_token_ids if policy.tokens and ended else None,
+            completion_token_ids=meter.token_ids if policy.tokens and ended else None,
+            logprobs=meter.logprobs if policy.tokens and ended else None,
+            prompt_tokens=usage.prompt if usage else None,
+            cached_tokens=usage.cached if usage else None,
+            completion_tokens=usage.completion if usage else None,
+            reasoning_tokens=usage.reasoning if usage else None,
+            usage_source=usage.source if usage else None,
+            cost=cost,
+            price_version=price_version,
+            finish_reasons=(meter.finish_reasons or None) if answered else None,
             http_status=http_status,
             error_code=error_code,
             queue_ns=self._queue_ns,
             first_byte_ns=self._first_byte_ns,
+            total_ns=elapsed,
+            overhead_ns=elapsed - self.watch.waited_ns if elapsed is not None else None,
         )
-        if request is not None:
-            self._add_request(record, request)
-        if self.watch.reached and status is not Status.REFUSED:
-            self._add_usage(record, prices)
-        if status is not Status.OPEN:
-            record.total_ns = self.elapsed_ns
-            record.overhead_ns = record.total_ns - self.watch.waited_ns
-            self._add_answer(record)
-        return record
-
-    def _add_request(self, record: Invocation, request: Asked) -> None:
-        record.stream = request.stream
-        record.user = request.user
-        if request.metadata is not None:
-            record.conversation = request.conversation
-            record.metadata = orjson.dumps(request.metadata).decode()
-        record.parameters = request.parameters.decode()
-        if self._policy.payload == "on":
-            record.messages = request.prompt.decode()
-
-    def _add_answer(self, record: Invocation) -> None:
-        if self._policy.payload == "on" and self.meter.started:
-            record.choices = self.meter.choices
-        if self._policy.tokens:
-            record.prompt_token_ids = self.meter.prompt_token_ids
-            record.completion_token_ids = self.meter.token_ids
-            record.logprobs = self.meter.logprobs
-
-    def _add_usage(self, record: Invocation, prices: PriceBook | None) -> None:
-        if record.status is Status.FAILED and not self.meter.started:
-            return  # an engine that never began: what it did is unknown, and it is free
-        usage = self.usage
-        record.prompt_tokens, record.completion_tokens = usage.prompt, usage.completion
-        record.cached_tokens, record.reasoning_tokens = usage.cached, usage.reasoning
-        record.usage_source = usage.source
-        if prices is not None:
-            self._add_cost(record, usage, prices)
-
-    def _add_cost(self, record: Invocation, usage: Usage, prices: PriceBook) -> None:
-        cost, record.price_version = self._cost(usage, prices)
-        record.cost = 0 if record.status in FREE else cost
 
     def _cost(self, usage: Usage, prices: PriceBook) -> tuple[int, str]:
         """Nano-dollars, and the price version that says so."""

@@ -30,13 +30,18 @@ class Limits:
         }
         """Those models that have a bound of their own."""
 
+    @property
+    def full(self) -> bool:
+        """Whether every place is taken."""
+        return self.in_flight >= self._max_concurrent
+
     def reserve(self) -> "Reservation":
         """A place in flight.
 
         Raises:
             Overloaded: all are taken.
         """
-        if self.in_flight >= self._max_concurrent:
+        if self.full:
             raise Overloaded(
                 f"{self.in_flight} requests are in flight, the most this server takes at once; try again shortly",
                 retry_after=RETRY_AFTER,

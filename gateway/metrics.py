@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from contract.errors import OperatorError
 from contract.money import NANO
-from contract.records import Invocation
+from contract.records import Invocation, Status
 
 PREFIX = "millrace_"
 SUFFIX = ".metrics"
@@ -109,6 +109,54 @@ class Copy(msgspec.Struct):
     gauges: dict[str, Readings]
 
 
+class _Tally:
+    """What every request counts, of one route and model: in attributes, which cost less than a look-up each."""
+
+    __slots__ = (
+        "cached", "completion", "cost", "durations", "ends", "overheads", "prompt", "reasoning", "statuses",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.statuses: dict[int, int] = {}
+        self.ends: dict[Status, int] = {}
+        self.durations = _no_values(DURATION)
+        self.overheads = _no_values(OVERHEAD)
+        self.prompt = self.cached = self.completion = self.reasoning = 0
+        self.cost = 0
+        """Nano-dollars."""
+
+    def counts(self, route: str, model: str) -> Counts:
+        """The same under the names and labels of the page, without what never happened."""
+        kinds = {
+            "prompt": self.prompt, "cached": self.cached, "completion": self.completion, "reasoning": self.reasoning,
+        }  # fmt: skip
+        counters: dict[str, dict[Labels, float]] = {
+            REQUESTS.name: {(route, model, str(status)): number for status, number in self.statuses.items()},
+            ENDED.name: {(model, status.value): number for status, number in self.ends.items()},
+            TOKENS.name: {(model, kind): number for kind, number in kinds.items() if number},
+            COST.name: {(model,): self.cost / NANO} if self.cost else {},
+        }
+        spread: dict[str, dict[Labels, list[float]]] = {}
+        if self.statuses:
+            spread[DURATION.name] = {(route, model): self.durations}
+        if self.ends:
+            spread[OVERHEAD.name] = {(route, model): self.overheads}
+        return Counts(counters, spread)
+
+
+def _add(series: dict[Labels, float], labels: Labels, amount: float) -> None:
+    series[labels] = series.get(labels, 0) + amount
+
+
+def _no_values(histogram: Histogram) -> list[float]:
+    return [0.0] * (len(histogram.buckets) + 2)
+
+
+def _observe(values: list[float], buckets: tuple[float, ...], value: float) -> None:
+    values[bisect_left(buckets, value)] += 1
+    values[-1] += value
+
+
 _log = logging.getLogger(__name__)
 _copy_decoder = msgspec.msgpack.Decoder(Copy)
 
@@ -128,6 +176,7 @@ class Metrics:
         self._counts = Counts(
             {counter.name: {} for counter in COUNTERS}, {histogram.name: {} for histogram in HISTOGRAMS}
         )
+        self._tallies: dict[tuple[str, str], _Tally] = {}
         self._gauges: dict[str, Callable[[], Readings]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -138,32 +187,43 @@ class Metrics:
 
     def count(self, counter: Counter, labels: Labels, amount: float = 1) -> None:
         """Adds to a counter."""
-        series = self._counts.counters[counter.name]
-        series[labels] = series.get(labels, 0) + amount
+        _add(self._counts.counters[counter.name], labels, amount)
 
     def observe(self, histogram: Histogram, labels: Labels, value: float) -> None:
         """Adds one value to a histogram."""
         series = self._counts.histograms[histogram.name]
         values = series.get(labels)
         if values is None:
-            values = series[labels] = [0.0] * (len(histogram.buckets) + 2)
-        values[bisect_left(histogram.buckets, value)] += 1
-        values[-1] += value
+            values = series[labels] = _no_values(histogram)
+        _observe(values, histogram.buckets, value)
+
+    def answered(self, route: str, model: str, status: int, seconds: float) -> None:
+        """Counts a request that has got its answer, ``seconds`` after it came; ``model`` is its label."""
+        tally = self._tallies.get((route, model)) or self._new_tally(route, model)
+        tally.statuses[status] = tally.statuses.get(status, 0) + 1
+        _observe(tally.durations, _SECONDS, seconds)
 
     def ended(self, record: Invocation, model: str) -> None:
         """Counts an invocation that has ended; ``model`` is its label."""
-        self.count(ENDED, (model, record.status.value))
-        self.observe(OVERHEAD, (record.endpoint, model), (record.overhead_ns or 0) / NANO)
-        if record.prompt_tokens:
-            self.count(TOKENS, (model, "prompt"), record.prompt_tokens)
-        if record.cached_tokens:
-            self.count(TOKENS, (model, "cached"), record.cached_tokens)
-        if record.completion_tokens:
-            self.count(TOKENS, (model, "completion"), record.completion_tokens)
-        if record.reasoning_tokens:
-            self.count(TOKENS, (model, "reasoning"), record.reasoning_tokens)
-        if record.cost:
-            self.count(COST, (model,), record.cost / NANO)
+        tally = self._tallies.get((record.endpoint, model)) or self._new_tally(record.endpoint, model)
+        tally.ends[record.status] = tally.ends.get(record.status, 0) + 1
+        _observe(tally.overheads, _SHORT, (record.overhead_ns or 0) / NANO)
+        tally.prompt += record.prompt_tokens or 0
+        tally.cached += record.cached_tokens or 0
+        tally.completion += record.completion_tokens or 0
+        tally.reasoning += record.reasoning_tokens or 0
+        tally.cost += record.cost or 0
+
+    def _new_tally(self, route: str, model: str) -> "_Tally":
+        tally = self._tallies[(route, model)] = _Tally()
+        return tally
+
+    def _all_counts(self) -> Counts:
+        counts = Counts({name: {} for name in self._counts.counters}, {name: {} for name in self._counts.histograms})
+        counts.add(self._counts)
+        for (route, model), tally in self._tallies.items():
+            counts.add(tally.counts(route, model))
+        return counts
 
     def gauge(self, gauge: Gauge, read: Callable[[], Readings]) -> None:
         """Says where a gauge's value comes from."""
@@ -172,13 +232,12 @@ class Metrics:
     def save(self) -> None:
         """Leaves this worker's copy for the others."""
         fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(msgspec.msgpack.encode(Copy(self._counts, self._readings())))
+        fresh.write_bytes(msgspec.msgpack.encode(Copy(self._all_counts(), self._readings())))
         fresh.replace(self._path)
 
     def page(self) -> bytes:
         """The text page of Prometheus, over all workers."""
-        counts, gauges = Counts(), self._readings()
-        counts.add(self._counts)
+        counts, gauges = self._all_counts(), self._readings()
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             if path != self._path:
                 copy = _read(path)

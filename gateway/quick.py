@@ -44,15 +44,15 @@ class _Parameters(msgspec.Struct, omit_defaults=True):
 
 
 class _Usual(_Parameters, forbid_unknown_fields=True, kw_only=True):
-    model: Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_NAME)]
-    messages: Annotated[list[_Message], Meta(min_length=1)]
+    model: Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_NAME)] = ""
+    messages: Annotated[list[_Message], Meta(min_length=1)] = []
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     user: str | None = None
     metadata: Annotated[dict[_Short, _Long], Meta(max_length=16)] | None = None
 
 
-_PARAMETERS = _Parameters.__struct_fields__
+_NOT_PARAMETERS: tuple[str, list[_Message], None, None, None, None] = ("", [], None, None, None, None)
 _decoder = msgspec.json.Decoder(_Usual)
 _encoder = msgspec.json.Encoder()
 
@@ -65,24 +65,28 @@ def usual_chat(body: bytes, settings: GatewaySettings) -> Asked | None:
         return None
     longest, stream, options = settings.max_completion_tokens, bool(asked.stream), asked.stream_options
     if (
-        len(asked.messages) > settings.max_messages
+        not asked.model
+        or not 0 < len(asked.messages) <= settings.max_messages
         or (asked.max_tokens or 0) > longest
         or (asked.max_completion_tokens or 0) > longest
         or (asked.n or 0) > settings.max_choices
         or (options is not None and not stream)
     ):
         return None
-    set_by_client = {name: value for name in _PARAMETERS if (value := getattr(asked, name)) is not None}
+    model, messages = asked.model, asked.messages
+    user, metadata = asked.user, asked.metadata
+    # What is left of it once the rest is back at its defaults, which are not written, are the parameters.
+    asked.model, asked.messages, asked.stream, asked.stream_options, asked.user, asked.metadata = _NOT_PARAMETERS
     return Asked(
         endpoint=CHAT,
-        model=asked.model,
-        prompt=_encoder.encode(asked.messages),
-        parameters=_encoder.encode(set_by_client) if set_by_client else b"{}",
+        model=model,
+        prompt=_encoder.encode(messages),
+        parameters=_encoder.encode(asked),
         stream=stream,
         include_usage=options is not None and bool(options.include_usage),
         wants_logprobs=False,
         bounded=asked.max_tokens is not None or asked.max_completion_tokens is not None,
-        user=asked.user,
-        metadata=asked.metadata,
+        user=user,
+        metadata=metadata,
         n=asked.n or 1,
     )

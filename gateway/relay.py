@@ -7,6 +7,7 @@ one record of it is in the spool, and a client that got a whole answer got it af
 
 import logging
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -22,52 +23,184 @@ from contract.errors import (
 from contract.ids import new_id, new_invocation_id
 from contract.money import NANO
 from contract.records import Invocation, Status
-from gateway.asked import CHAT, COMPLETIONS, Asked, Endpoint
+from gateway.asked import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Asked, Endpoint
 from gateway.client import ClientGone
 from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
+from gateway.embeddings import parse_embeddings
 from gateway.entry import Entry
 from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
+from gateway.limits import Reservation
 from gateway.metrics import FIRST_TOKEN
 from gateway.providers import Feed, Provider
 from gateway.quick import usual_chat
 from gateway.replicas import Backend, Replica
+from gateway.responses import parse_response
 from gateway.routes import Target
 from gateway.shape import Shape
 from gateway.sse import DONE, Splitter, data_of, event_of
+from gateway.strand import NEVER, Strand
+from gateway.translation import Translation
 from gateway.turn import Turn
 from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
 from gateway.worker import Leaving, Worker
 
-_PARSERS = {CHAT: parse_chat, COMPLETIONS: parse_completion}
+_PARSERS = {
+    CHAT: parse_chat, COMPLETIONS: parse_completion, EMBEDDINGS: parse_embeddings, RESPONSES: parse_response,
+}  # fmt: skip
 PREFIX_BYTES = 1024
 """Of the messages: as much as makes a replica's prefix cache worth asking."""
 _log = logging.getLogger(__name__)
 
 
-async def relay(endpoint: Endpoint, worker: Worker, turn: Turn) -> None:
+def relay(endpoint: Endpoint, worker: Worker, turn: Turn) -> None:
     """Answers one request, in whatever way it ends."""
     try:
-        key = worker.keys.authenticate(turn.header(b"authorization"), time.time_ns())
+        key = worker.keys.authenticate(turn.head.authorization, time.time_ns())
         worker.accept()
     except MillraceError as error:
         turn.request_id = new_id("req")
         turn.fail(error)
+        turn.end()
         return
     entry = Entry(new_invocation_id(key.project, worker.secret), key, endpoint.path, worker.settings.log.policy)
     turn.request_id = entry.invocation
-    await Exchange(endpoint, worker, entry, turn).serve()
+    Exchange(endpoint, worker, entry, turn).begin()
+
+
+class Begun:
+    """A first attempt that was sent without waiting for anything."""
+
+    __slots__ = ("answer", "data", "failed", "replica", "shape", "splitter")
+
+    def __init__(self, replica: Replica, data: bytes, shape: Shape, answer: Answer) -> None:
+        self.replica = replica
+        self.data = data
+        self.shape = shape
+        self.answer = answer
+        self.splitter = Splitter()
+        self.failed: Exception | None = None
+        """What is wrong with its answer."""
 
 
 class Exchange:
-    """One request, its answer and its record."""
+    """One request, its answer and its record.
+
+    The usual way waits for nothing but the answer: what was asked is there, a replica is known, a connection to it is
+    idle. Then the request is sent at once, and the exchange itself waits for the answer, without a coroutine. Whatever
+    is not usual goes the long way, the coroutine `serve`, from where it is; it alone deals with errors.
+    """
+
+    __slots__ = (
+        "_begun", "_body", "_endpoint", "_entry", "_reservation", "_translation", "_turn", "_worker", "deadline",
+        "late",
+    )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, worker: Worker, entry: Entry, turn: Turn) -> None:
         self._endpoint = endpoint
         self._worker = worker
         self._entry = entry
         self._turn = turn
+        self._reservation: Reservation | None = None
+        self._begun: Begun | None = None
+        self._translation: Translation | None = None
+        """Into what the client asked for, where engines are asked for something else."""
+        self._body = b""
+        """Of a request that did not go at once."""
+        self.deadline = NEVER
+        self.late: Callable[[], BaseException] = TimeoutError
+
+    # --- the usual way
+
+    def begin(self) -> None:
+        """Answers in the usual way, or in the long one."""
+        if self._sent_at_once():
+            self._turn.wait(self)
+        else:
+            self._turn.run(self.serve())
+
+    def wake(self) -> None:
+        """There may be news of the answer."""
+        begun, entry = self._begun, self._entry
+        assert begun is not None and entry.request is not None
+        answer = begun.answer
+        if not answer.began:
+            return
+        entry.watch.stop()
+        try:
+            answered = self._streamed(begun) if entry.request.stream else self._answered(begun)
+        except Exception as error:
+            begun.failed, answered = error, None
+        if answered:
+            self._end(begun)
+        elif answered is None or self._turn.blocked:
+            self._turn.run(self.serve())
+        else:
+            self.deadline = answer.deadline
+            entry.watch.start()
+
+    def throw(self, error: BaseException) -> None:
+        """The client has gone, the answer is late, or this worker leaves."""
+        self._entry.watch.stop()
+        self._turn.run(self.serve()).throw(error)
+
+    def _sent_at_once(self) -> bool:
+        """Whether the request is on its way; if not, nothing has happened."""
+        worker, entry, turn = self._worker, self._entry, self._turn
+        self._body = turn.taken()
+        request = usual_chat(self._body, worker.settings.gateway) if self._body and self._endpoint is CHAT else None
+        if request is None:
+            return False
+        target = worker.routes.snapshot.known(request.model)
+        if target is None or target.alias in worker.limits.gates or worker.limits.full:
+            return False
+        entry.asked, entry.request, entry.target = request.model, request, target
+        replica = worker.routes.known(target, (), self._prefix)
+        if not isinstance(replica, Replica):
+            return False
+        data, shape = self._wire(request, target, replica), self._shape(request, target)
+        answer = worker.upstream.send(replica.origin, data, self, entry.watch)
+        if answer is None:
+            return False
+        entry.goes_upstream(replica)
+        entry.watch.start()
+        self._body = b""
+        replica.outstanding += 1
+        worker.routes.retries.earn()
+        self._reservation = worker.limits.reserve()
+        self._begun = Begun(replica, data, shape, answer)
+        self.deadline, self.late = answer.deadline, answer.late
+        return True
+
+    def _answered(self, begun: Begun) -> bool | None:
+        """Whether the client has its answer; None where it is none of the usual ones."""
+        whole = begun.answer.whole
+        if whole is None:
+            return None
+        self._send(*self._closed(whole, begun.shape))
+        return True
+
+    def _streamed(self, begun: Begun) -> bool | None:
+        """Whether the client has its stream up to the end; None where its next piece is none of the usual ones."""
+        pieces = begun.answer.more()
+        if not pieces:
+            return None
+        return self._passed_on(pieces, begun.splitter, begun.shape)
+
+    def _end(self, begun: Begun) -> None:
+        self._begun, self.late = None, TimeoutError
+        begun.answer.done()
+        begun.replica.outstanding -= 1
+        begun.replica.answered()
+        assert self._reservation is not None
+        self._reservation.settle()
+        if self._turn.blocked:
+            self._turn.run(self._turn.drained())
+        else:
+            self._turn.end()
+
+    # --- the long way
 
     async def serve(self) -> None:
         """Answers, and sees to it that every way to end leaves its record.
@@ -90,21 +223,20 @@ class Exchange:
         except Exception:
             self._defect()
 
-    # --- the way there
-
     async def _walk(self) -> None:
         worker, entry, turn = self._worker, self._entry, self._turn
-        reservation = worker.limits.reserve()
+        reservation = self._reservation or worker.limits.reserve()
         try:
-            entry.request = request = self._understood(turn.taken() or await turn.body())
-            entry.target = target = worker.routes.snapshot.resolve(request.model)
-            turn.model = target.alias
+            if self._begun is None:
+                entry.request = self._understood(self._body or await turn.body())
+                entry.target = worker.routes.snapshot.resolve(entry.request.model)
+            request, target = entry.request, entry.target
+            assert request is not None and target is not None
             gate = worker.limits.gates.get(target.alias)
             if gate is None:
                 await self._answer(request, target)
             else:
-                assert turn.strand is not None
-                await gate.enter(turn.strand)
+                await gate.enter(self._strand)
                 try:
                     await self._answer(request, target)
                 finally:
@@ -113,6 +245,12 @@ class Exchange:
                 await turn.drained()
         finally:
             reservation.settle()
+
+    @property
+    def _strand(self) -> Strand:
+        strand = self._turn.waiter
+        assert isinstance(strand, Strand), "the long way is a coroutine"
+        return strand
 
     def _understood(self, body: bytes) -> Asked:
         settings = self._worker.settings.gateway
@@ -128,8 +266,9 @@ class Exchange:
     async def _answer(self, request: Asked, target: Target) -> None:
         """By the model that was asked for, or, before a byte has gone out, by one of its fallbacks."""
         routes = self._worker.routes
-        routes.retries.earn()
-        fallbacks = list(routes.fallbacks(target, self._endpoint))
+        if self._begun is None:
+            routes.retries.earn()
+        fallbacks = list(routes.fallbacks(target, request.endpoint))
         while True:
             try:
                 await self._by_a_replica(request, target)
@@ -144,9 +283,14 @@ class Exchange:
         routes, lost = self._worker.routes, False
         tried: list[Backend] = []
         while True:
-            replica = routes.known(target, tried, self._prefix) or await routes.found(target, tried, self._prefix)
+            begun, self._begun = self._begun, None
+            replica: Backend
+            if begun is not None:
+                replica = begun.replica
+            else:
+                replica = routes.known(target, tried, self._prefix) or await routes.found(target, tried, self._prefix)
             try:
-                await self._attempt(request, target, replica)
+                await self._attempt(request, target, replica, begun)
                 replica.answered()
                 return
             except LostModel:
@@ -173,43 +317,9 @@ class Exchange:
         assert entry.request is not None
         return entry.key.project.encode() + entry.request.prompt[:PREFIX_BYTES]
 
-    async def _attempt(self, request: Asked, target: Target, replica: Backend) -> None:
-        entry, tokens = self._entry, self._worker.settings.log.policy.tokens
-        shape = Shape(
-            model=target.asked,
-            response_id=self._endpoint.id_prefix + entry.invocation,
-            include_usage=request.include_usage,
-            hide_tokens=tokens,
-            hide_logprobs=tokens and not request.wants_logprobs,
-        )
-        answer = await self._asked(request, target, replica, shape.response_id)
-        replica.outstanding += 1
-        try:
-            if answer.status != 200:
-                raise complaint(answer.status, await answer.body(), target)
-            if request.stream:
-                await self._stream(answer, shape)
-            else:
-                self._plain(await answer.body(), shape)
-        except MillraceError:
-            # An engine's complaint has been read to its end, and its connection can serve again.
-            answer.done_or_abort()
-            raise
-        except BaseException:
-            answer.abort()
-            raise
-        finally:
-            replica.outstanding -= 1
-        answer.done()
-
-    async def _asked(self, request: Asked, target: Target, replica: Backend, response_id: str) -> Answer | Feed:
-        worker, entry, strand = self._worker, self._entry, self._turn.strand
-        assert strand is not None
-        if isinstance(replica, Provider):
-            call = replica.call(request, target)
-            entry.goes_upstream(replica)
-            return await replica.ask(call, request.stream, response_id, target, strand, entry.watch)
-        assert isinstance(replica, Replica)
+    def _wire(self, request: Asked, target: Target, replica: Replica) -> bytes:
+        """The request as it goes to the replica."""
+        worker, entry = self._worker, self._entry
         cap, context = worker.settings.gateway.max_completion_tokens, replica.client.context
         body = request.upstream(
             target.version,
@@ -218,46 +328,127 @@ class Exchange:
             # An engine refuses a bound over its context, which bounds the answer as well.
             at_most=None if context is not None and context <= cap else cap,
         )
+        return replica.request(request.endpoint.path, entry.invocation, body)
+
+    def _shape(self, request: Asked, target: Target) -> Shape:
+        tokens = self._worker.settings.log.policy.tokens
+        shape = Shape(
+            model=target.asked,
+            response_id=self._endpoint.id_prefix + self._entry.invocation,
+            include_usage=request.include_usage,
+            hide_tokens=tokens,
+            hide_logprobs=tokens and not request.wants_logprobs,
+        )
+        if request.echo is not None:
+            self._translation = Translation(
+                shape.response_id, shape.model, request.echo, int(time.time()), wants_logprobs=request.wants_logprobs
+            )
+        return shape
+
+    async def _attempt(self, request: Asked, target: Target, replica: Backend, begun: Begun | None) -> None:
+        if begun is None:
+            shape = self._shape(request, target)
+            replica.outstanding += 1
+        else:
+            shape = begun.shape
+        try:
+            answer = await self._asked(request, target, replica, shape.response_id, begun)
+            await self._take(request, target, answer, shape, begun)
+        finally:
+            replica.outstanding -= 1
+
+    async def _asked(
+        self, request: Asked, target: Target, replica: Backend, response_id: str, begun: Begun | None
+    ) -> Answer | Feed:
+        """The beginning of the answer."""
+        upstream, entry, strand = self._worker.upstream, self._entry, self._strand
+        if begun is not None:
+            if begun.failed is not None:
+                return begun.answer
+            return await upstream.post(begun.replica.origin, begun.data, strand, entry.watch, begun.answer)
+        if isinstance(replica, Provider):
+            call = replica.call(request, target)
+            entry.goes_upstream(replica)
+            return await replica.ask(call, request.stream, response_id, target, strand, entry.watch)
+        assert isinstance(replica, Replica)
+        data = self._wire(request, target, replica)
         entry.goes_upstream(replica)
-        sent = replica.request(self._endpoint.path, entry.invocation, body)
-        return await worker.upstream.post(replica.origin, sent, strand, entry.watch)
+        return await upstream.post(replica.origin, data, strand, entry.watch)
+
+    async def _take(
+        self, request: Asked, target: Target, answer: Answer | Feed, shape: Shape, begun: Begun | None
+    ) -> None:
+        try:
+            if begun is not None and begun.failed is not None:
+                raise begun.failed
+            if answer.status != 200:
+                raise complaint(answer.status, await answer.body(), target, self._endpoint.path)
+            if request.stream:
+                await self._stream(answer, shape, begun.splitter if begun else Splitter())
+            else:
+                self._send(*self._closed(await answer.body(), shape))
+        except MillraceError:
+            # An engine's complaint has been read to its end, and its connection can serve again.
+            answer.done_or_abort()
+            raise
+        except BaseException:
+            answer.abort()
+            raise
+        answer.done()
 
     # --- the way back
 
-    def _plain(self, data: bytes, shape: Shape) -> None:
+    def _closed(self, data: bytes, shape: Shape) -> tuple[Invocation, bytes]:
+        """The record of a whole answer, which is in the spool, and what the client gets."""
         read = self._read(data)
-        if read.choices is msgspec.UNSET:
-            raise EngineFailed("the engine's answer has no choices")
-        body = shape.whole(data, read)
+        if getattr(read, self._endpoint.answers) is msgspec.UNSET:
+            raise EngineFailed(f"the engine's answer has no {self._endpoint.answers}")
+        if self._translation is None:
+            body = shape.whole(data, read)
+        else:
+            body = self._translation.whole(data, read, self._entry.usage, self._cost())
         self._entry.first_byte()
-        record = self._complete()
+        return self._complete(), body
+
+    def _send(self, record: Invocation, body: bytes) -> None:
         cost = b"" if record.cost is None else b"x-millrace-cost: %d.%09d\r\n" % divmod(record.cost, NANO)
         self._turn.whole(200, b"content-type: application/json\r\n%b%b" % (self._headers(), cost), body)
 
-    async def _stream(self, answer: Answer | Feed, shape: Shape) -> None:
-        splitter, turn = Splitter(), self._turn
+    async def _stream(self, answer: Answer | Feed, shape: Shape, splitter: Splitter) -> None:
+        turn = self._turn
         while pieces := await answer.pieces():
-            out: list[bytes] = []
-            for piece in pieces:
-                for event in splitter.feed(piece):
-                    data = data_of(event)
-                    if data == DONE:
-                        self._finish(shape, out)
-                        return
-                    out.append(event if data is None else self._relayed(data, shape, out))
-            self._pass_on(out)
+            if self._passed_on(pieces, splitter, shape):
+                return
             if turn.blocked:
                 answer.hold()
                 await turn.drained()
                 answer.go_on()
         raise EngineFailed("the engine ended its stream without saying that it was done")
 
+    def _passed_on(self, pieces: list[bytes], splitter: Splitter, shape: Shape) -> bool:
+        """Gives the client its share of the pieces of a stream; whether the stream is done with them."""
+        if len(pieces) == 1 and (data := splitter.only(pieces[0])) is not None and data != DONE:
+            self._pass_on(self._relayed(data, shape, []))
+            return False
+        out: list[bytes] = []
+        for piece in pieces:
+            for event in splitter.feed(piece):
+                data = data_of(event)
+                if data == DONE:
+                    self._finish(shape, out)
+                    return True
+                out.append(event if data is None else self._relayed(data, shape, out))
+        self._pass_on(b"".join(out))
+        return False
+
     def _relayed(self, data: bytes, shape: Shape, before: list[bytes]) -> bytes:
         """The client's share of one event; nothing where it has none."""
         read = self._read(data)
-        if bytes(read.error):
-            self._pass_on(before)
+        if read.failed:
+            self._pass_on(b"".join(before))
             raise complaint(None, data, self._entry.target)
+        if self._translation is not None:
+            return self._translation.events(data, read)
         cut = shape.chunk(data, read)
         if cut is None:
             return b""
@@ -267,12 +458,13 @@ class Exchange:
 
     def _priced(self, usage_chunk: bytes) -> bytes:
         """The chunk that ends a stream with its usage, with what that costs."""
-        cost = divmod(self._entry.cost_so_far(self._worker.prices), NANO)
-        return b'%b,"x_millrace_cost":"%d.%09d"}' % (usage_chunk.rstrip()[:-1], *cost)
+        return b'%b,"x_millrace_cost":"%d.%09d"}' % (usage_chunk.rstrip()[:-1], *divmod(self._cost(), NANO))
 
-    def _pass_on(self, out: list[bytes]) -> None:
+    def _cost(self) -> int:
+        return self._entry.cost_so_far(self._worker.prices)
+
+    def _pass_on(self, piece: bytes) -> None:
         """Sends what there is; a stream begins with the first of its answer."""
-        piece = b"".join(out)
         if self._turn.started:
             if piece:
                 self._turn.send(piece)
@@ -291,10 +483,13 @@ class Exchange:
             raise EngineFailed("the engine's stream is empty")
         if not self._turn.started:
             self._begin(b"")
-        usage = shape.missing_usage(self._entry.usage)
-        if usage is not None:
-            out.append(event_of(self._priced(usage)))
-        out.append(event_of(DONE))
+        if self._translation is not None:
+            out.append(self._translation.end(self._entry.usage, self._cost()))
+        else:
+            usage = shape.missing_usage(self._entry.usage)
+            if usage is not None:
+                out.append(event_of(self._priced(usage)))
+            out.append(event_of(DONE))
         self._complete()
         self._turn.finish(b"".join(out))
 
@@ -336,7 +531,11 @@ class Exchange:
 
     def _tell(self, error: MillraceError) -> None:
         self._turn.model = self._entry.model_label
-        if not self._turn.answered:
+        if self._turn.answered:
+            return
+        if self._turn.started and self._translation is not None:
+            self._turn.finish(self._translation.failed(error))
+        else:
             self._turn.fail(error)
 
     def _record_end(self, status: Status, http_status: int | None, code: str | None = None) -> None:

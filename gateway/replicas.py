@@ -60,7 +60,7 @@ class Backend:
         elif isinstance(error, EngineFailed | EngineTimeout):
             self.strikes += 1
             if self.strikes >= STRIKES:
-                self.benched_until = now + min(_LONGEST_BENCH_SECONDS, 2.0 ** (self.strikes - STRIKES))
+                self.benched_until = now + min(_LONGEST_BENCH_SECONDS, 2.0 ** min(self.strikes - STRIKES, 10))
 
     async def look(self) -> None:
         """Asks what it holds, where that may change."""
@@ -117,6 +117,9 @@ def choose(
 
     ``prefix`` gives what requests with the same beginning have in common.
     """
+    if len(replicas) == 1:
+        only = replicas[0]
+        return only if only.holds(model) and only not in tried else None
     able = [replica for replica in replicas if replica.holds(model) and replica not in tried]
     if len(able) < 2:
         return able[0] if able else None

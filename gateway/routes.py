@@ -63,6 +63,10 @@ class Snapshot:
             target = self._resolved[name] = self._resolve(name)
         return target
 
+    def known(self, name: str) -> Target | None:
+        """What `resolve` has found before."""
+        return self._resolved.get(name)
+
     def _resolve(self, name: str) -> Target:
         version, alias = self.versions.get(name), self.aliases.get(name)
         if version is not None:

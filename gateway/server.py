@@ -7,6 +7,7 @@ that cannot start at all ends the gateway; workers whose parent dies drain by th
 """
 
 import asyncio
+import gc
 import logging
 import math
 import multiprocessing
@@ -130,6 +131,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What is here now stays: the collector need not look at it again while requests wait.
+        gc.collect()
+        gc.freeze()
         parent = multiprocessing.parent_process()
         if parent is not None:
             asyncio.get_running_loop().add_reader(parent.sentinel, self._orphaned, parent.sentinel)

@@ -35,8 +35,10 @@ class Shape:
     """Log-probabilities were asked for by us and not by the client."""
     _last: bytes | None = None
     _told_usage: bool = False
-    _renaming: tuple[str, bytes, bytes] = ("", b"", b"")
-    """The engine's name of the model, and that member as it is written there and here."""
+    _beginning: bytes | None = None
+    """What an answer of the engine begins with, up to the model's name."""
+    _ours: bytes = b""
+    """What the client gets in its place."""
 
     def whole(self, data: bytes, read: Document) -> bytes:
         """A plain answer: its bytes, and what was read in them."""
@@ -72,20 +74,23 @@ class Shape:
         return joined(self._cut({**members(self._last), "choices": raw([]), "usage": raw(told)}))
 
     def _renamed(self, data: bytes, read: Document) -> bytes | None:
-        """The answer with the public name, by a search in its bytes; None where it is not written as expected.
+        """The answer with our id and the public name, by searches in its bytes; None where it is not written so.
 
-        What is found is the outermost ``model``: no object or list begins between the first brace and it, and the
-        comma before it stands outside of any string, as an unescaped quote follows.
+        The id is the first member. The ``model`` that is found is the outermost one: no object or list begins between
+        the first brace and it, and the comma before it stands outside of any string, as an unescaped quote follows.
+        The chunks of a stream all begin alike.
         """
-        if self.hide_tokens or read.id != self.response_id:
+        if self.hide_tokens:
             return None
-        if self._renaming[0] != read.model:
-            self._renaming = (read.model, _model(read.model), _model(self.model))
-        _, written, public = self._renaming
-        at = data.find(written)
+        if self._beginning is not None and data.startswith(self._beginning):
+            return self._ours + data[len(self._beginning) :]
+        identifier, model = _id(read.id), _model(read.model)
+        at = data.find(model, len(identifier)) if data.startswith(identifier) else -1
         if at < 0 or data.find(b"{", 1, at) >= 0 or data.find(b"[", 0, at) >= 0:
             return None
-        return data[:at] + public + data[at + len(written) :]
+        self._beginning = data[: at + len(model)]
+        self._ours = b"%b%b%b" % (_id(self.response_id), data[len(identifier) : at], _model(self.model))
+        return self._ours + data[len(self._beginning) :]
 
     def _cut(self, document: Members) -> Members:
         cut = {**document, "id": raw(self.response_id), "model": raw(self.model)}
@@ -100,6 +105,10 @@ class Shape:
         if self.hide_logprobs and "logprobs" in cut:
             cut["logprobs"] = NULL
         return cut
+
+
+def _id(identifier: str) -> bytes:
+    return b'{"id":%b' % msgspec.json.encode(identifier)
 
 
 def _model(name: str) -> bytes:

@@ -36,6 +36,12 @@ class Splitter:
             raise EngineFailed(f"the engine sent more than {MAX_EVENT} bytes without ending an event")
         return events
 
+    def only(self, piece: bytes) -> bytes | None:
+        """What ``piece`` says where it is one event alone, as engines flush them; else None, and `feed` takes it."""
+        if self._rest or not piece.startswith(b"data: ") or not piece.endswith(b"\n\n") or piece.count(b"\n") != 2:
+            return None
+        return piece[6:-2]
+
     @property
     def rest(self) -> bytes:
         """Bytes of an event that has not ended."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, Protocol
 
 SWEEP_SECONDS = 0.05
 NEVER = float("inf")
@@ -22,6 +22,20 @@ _log = logging.getLogger(__name__)
 def parked() -> Generator[None, None, None]:
     """Waits until the strand is woken; the caller looks again whether what it waits for has happened."""
     yield
+
+
+class Waiter(Protocol):
+    """Who waits for sockets: a strand, or a request on its usual way, which needs none."""
+
+    deadline: float
+    """Loop time after which `late` is thrown at it."""
+    late: Callable[[], BaseException]
+
+    def wake(self) -> None:
+        """There may be news."""
+
+    def throw(self, error: BaseException) -> None:
+        """It has waited for nothing."""
 
 
 class Strand:
@@ -75,10 +89,10 @@ class Strand:
 
 
 class Sweep:
-    """The deadlines of every strand and every connection of a worker."""
+    """The deadlines of everyone who waits in a worker."""
 
     def __init__(self) -> None:
-        self.strands: set[Strand] = set()
+        self.waiting: set[Waiter] = set()
 
     async def run(self) -> None:
         """Raises what is late where it waits, until it is cancelled."""
@@ -86,6 +100,6 @@ class Sweep:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = loop.time()
-            for strand in [strand for strand in self.strands if strand.deadline <= now]:
-                strand.deadline = NEVER
-                strand.throw(strand.late())
+            for waiter in [waiter for waiter in self.waiting if waiter.deadline <= now]:
+                waiter.deadline = NEVER
+                waiter.throw(waiter.late())

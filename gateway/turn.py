@@ -9,10 +9,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from contract.errors import BodyTimeout, MillraceError, PayloadTooLarge
 from contract.money import NANO
 from gateway.client import ClientGone
-from gateway.metrics import DURATION, REQUESTS
 from gateway.rendering import rendered
 from gateway.sse import event_of
-from gateway.strand import NEVER, Strand, parked
+from gateway.strand import NEVER, Strand, Waiter, parked
 
 if TYPE_CHECKING:
     from gateway.door import Door
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
-Answering = Callable[["Worker", "Turn"], Coroutine[Any, Any, None]]
-"""What answers a turn; every error of its own ends in the turn."""
+Answering = Callable[["Worker", "Turn"], None]
+"""What answers a turn: it ends the turn, or leaves a `Waiter` in it. Every error of its own ends in the turn."""
 
 
 class Head(NamedTuple):
@@ -33,15 +32,20 @@ class Head(NamedTuple):
     """Names in lower case."""
     http11: bool
     keep_alive: bool
+    authorization: str | None
+    """Its `Authorization` header."""
 
 
 class Turn:
     """One request on a hot route, and its answer."""
 
+    __slots__ = (
+        "_began", "_door", "_pieces", "_size", "_told_to_continue", "answered", "body_complete", "head", "keep_alive",
+        "model", "request_id", "response_complete", "status", "waiter",
+    )  # fmt: skip
+
     def __init__(self, door: "Door", head: Head) -> None:
         self.head = head
-        self.path = head.path
-        self.headers = head.headers
         self.request_id = ""
         self.model = ""
         """Label for metrics."""
@@ -53,17 +57,17 @@ class Turn:
         """Everything has been said to the client, or it has gone."""
         self.response_complete = False
         """The next request may begin."""
-        self.strand: Strand | None = None
+        self.waiter: Waiter | None = None
+        """Who is to hear of news."""
         self._door = door
         self._pieces: list[bytes] = []
         self._size = 0
         self._told_to_continue = False
-        self._chunked = head.http11
         self._began = door.worker.clock()
 
     def header(self, name: bytes) -> str | None:
         """The value of a request header; ``name`` in lower case."""
-        for known, value in self.headers:
+        for known, value in self.head.headers:
             if known == name:
                 return value.decode("latin-1")
         return None
@@ -119,9 +123,9 @@ class Turn:
             self.news()
 
     def news(self) -> None:
-        """Something that the strand may wait for has happened."""
-        if self.strand is not None:
-            self.strand.wake()
+        """Something that somebody may wait for has happened."""
+        if self.waiter is not None:
+            self.waiter.wake()
 
     def _waits_to_continue(self) -> bool:
         return not self._told_to_continue and (self.header(b"expect") or "").lower() == "100-continue"
@@ -150,8 +154,8 @@ class Turn:
 
     def start(self, headers: bytes, first: bytes) -> None:
         """Begins a stream with its first bytes."""
-        self.keep_alive = self.keep_alive and self._chunked
-        framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        self.keep_alive = self.keep_alive and self.head.http11
+        framing = b"transfer-encoding: chunked\r\n" if self.head.http11 else b""
         self._door.transport.write(b"%b%b%b\r\n%b" % (self._head(200), framing, headers, self._framed(first)))
 
     def send(self, piece: bytes) -> None:
@@ -160,7 +164,7 @@ class Turn:
 
     def finish(self, piece: bytes) -> None:
         """Sends the last piece of a stream."""
-        self._door.transport.write(self._framed(piece) + (_LAST_CHUNK if self._chunked else b""))
+        self._door.transport.write(self._framed(piece) + (_LAST_CHUNK if self.head.http11 else b""))
         self._end()
 
     def fail(self, error: MillraceError) -> None:
@@ -192,39 +196,58 @@ class Turn:
             return
         self._door.deadline = NEVER
         self._door.active = self
-        self.strand = Strand(self._run())
-        self._door.worker.sweep.strands.add(self.strand)
-        self.strand.wake()
+        self.head.answering(self._door.worker, self)
+
+    def wait(self, waiter: Waiter) -> None:
+        """From now on ``waiter`` hears of news, and answers."""
+        waiting = self._door.worker.sweep.waiting
+        if self.waiter is not None:
+            waiting.discard(self.waiter)
+        self.waiter = waiter
+        waiting.add(waiter)
+
+    def run(self, answering: Coroutine[Any, Any, None]) -> Strand:
+        """Has a coroutine answer, up to its first wait at once."""
+        strand = Strand(self._run(answering))
+        self.wait(strand)
+        strand.wake()
+        return strand
 
     def gone(self) -> None:
         """The client has hung up."""
-        if self.strand is not None:
-            self.strand.throw(ClientGone())
+        if self.waiter is not None:
+            self.waiter.throw(ClientGone())
         else:
             self._complete()
 
-    async def _run(self) -> None:
+    def end(self) -> None:
+        """Nothing more will be done for it: the next request may begin."""
+        door = self._door
+        if self.waiter is not None:
+            door.worker.sweep.waiting.discard(self.waiter)
+            self.waiter = None  # they hold each other, and would be left to the garbage collector
+        door.active = None
+        self.response_complete = True
+        if self.answered:
+            door.on_response_complete()
+        else:
+            self._complete()
+            door.transport.abort()
+
+    async def _run(self, answering: Coroutine[Any, Any, None]) -> None:
         try:
-            await self.head.answering(self._door.worker, self)
+            await answering
             if self.blocked:
                 await self.drained()
         except ClientGone:
             self._door.transport.abort()
         finally:
-            assert self.strand is not None
-            self._door.worker.sweep.strands.discard(self.strand)
-            self._door.active = None
-            self.response_complete = True
-            if self.answered:
-                self._door.on_response_complete()
-            else:
-                self._complete()
-                self._door.transport.abort()
+            self.end()
 
     def _wait(self, seconds: float, late: Callable[[], BaseException] = TimeoutError) -> None:
-        assert self.strand is not None
-        self.strand.deadline = self._door.worker.now() + seconds
-        self.strand.late = late
+        assert self.waiter is not None
+        self.waiter.deadline = self._door.worker.now() + seconds
+        self.waiter.late = late
 
     def _head(self, status: int) -> bytes:
         self.status = status
@@ -236,7 +259,7 @@ class Turn:
         )  # fmt: skip
 
     def _framed(self, piece: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked and piece else piece
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self.head.http11 and piece else piece
 
     def _end(self) -> None:
         self._complete()
@@ -250,6 +273,5 @@ class Turn:
     def _complete(self) -> None:
         self.answered = True
         worker = self._door.worker
-        labels = (self.path, self.model)
-        worker.metrics.count(REQUESTS, (*labels, str(self.status or 499)))
-        worker.metrics.observe(DURATION, labels, (worker.clock() - self._began) / NANO)
+        seconds = (worker.clock() - self._began) / NANO
+        worker.metrics.answered(self.head.path, self.model, self.status or 499, seconds)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from contract.errors import EngineFailed, EngineTimeout, EngineUnavailable
 from contract.settings import GatewaySettings
 from gateway.connection import Connection, Origin, told
-from gateway.strand import NEVER, Strand, parked
+from gateway.strand import NEVER, Strand, Waiter, parked
 
 KEEP_ALIVE = 2.0
 """Seconds an idle connection is kept: less than an engine keeps it, or it would be closed under a new request."""
@@ -61,27 +61,54 @@ class Stopwatch:
         self.reached = False
         """Whether the last one asked has begun to get the request."""
 
-    def __enter__(self) -> None:
+    def start(self) -> None:
+        """The wait begins."""
         self._since = self._clock()
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """There is news."""
         self.waited_ns += self._clock() - self._since
 
 
 class Answer:
-    """An engine's answer that is on its way to one strand."""
+    """An engine's answer that is on its way."""
 
-    __slots__ = ("_connection", "_end_by", "_first_by", "_pool", "_strand", "_watch")
+    __slots__ = ("_connection", "_end_by", "_first_by", "_pool", "_waiter", "_watch")
 
     def __init__(
-        self, pool: "Upstream", connection: Connection, strand: Strand, first_by: float, end_by: float, watch: Stopwatch
+        self, pool: "Upstream", connection: Connection, waiter: Waiter, first_by: float, end_by: float, watch: Stopwatch
     ) -> None:
+        """From now on ``waiter`` hears of it."""
         self._pool = pool
         self._connection = connection
-        self._strand = strand
+        self._waiter = connection.waiter = waiter
         self._first_by: float | None = first_by
         self._end_by = end_by
         self._watch = watch
+
+    def heard_by(self, waiter: Waiter) -> None:
+        """From now on it is ``waiter`` who hears of it."""
+        self._waiter = self._connection.waiter = waiter
+
+    @property
+    def whole(self) -> bytes | None:
+        """The whole body of an answer with status 200 that is there; it can still be read by `body`."""
+        connection = self._connection
+        if not connection.complete or connection.status != 200:
+            return None
+        return connection.pieces[0] if len(connection.pieces) == 1 else b"".join(connection.pieces)
+
+    @property
+    def began(self) -> bool:
+        """Whether something of its body has come, or nothing will."""
+        connection = self._connection
+        return bool(connection.pieces) or connection.complete or connection.broken is not None
+
+    @property
+    def deadline(self) -> float:
+        """Loop time at which it is `late`."""
+        wanted_by = self._pool.now() + self._pool.timeouts.read if self._first_by is None else self._first_by
+        return min(wanted_by, self._end_by)
 
     @property
     def status(self) -> int:
@@ -100,6 +127,13 @@ class Answer:
             if connection.complete:
                 return []
             await self._more()
+        return self.more()
+
+    def more(self) -> list[bytes]:
+        """What has come of the body of an answer with status 200 since the last call, without waiting for it."""
+        connection = self._connection
+        if not connection.pieces or connection.status != 200:
+            return []
         found, connection.pieces = connection.pieces, []
         self._first_by = None
         return found
@@ -132,6 +166,11 @@ class Answer:
                 raise NoConnection(f"the engine gave no answer: {self._connection.broken}", retry_after=1.0)
             await self._more()
 
+    @property
+    def again(self) -> bool:
+        """Whether its connection served before, and may have been closed by the engine just as it was used again."""
+        return self._connection.used
+
     def hold(self) -> None:
         """Takes nothing more from the engine for now."""
         if not self._connection.lost:
@@ -159,17 +198,19 @@ class Answer:
 
     async def _more(self) -> None:
         """Waits for news of the answer, as long as it may take."""
-        connection, strand = self._connection, self._strand
+        connection, waiter = self._connection, self._waiter
         if connection.broken is not None and connection.status:
             raise EngineFailed(f"the engine's answer broke off: {connection.broken}")
-        wanted_by = self._pool.now() + self._pool.timeouts.read if self._first_by is None else self._first_by
-        strand.deadline = min(wanted_by, self._end_by)
-        strand.late = self._too_late
-        with self._watch:
+        waiter.deadline, waiter.late = self.deadline, self.late
+        self._watch.start()
+        try:
             await parked()
-        strand.deadline = NEVER
+        finally:
+            self._watch.stop()
+        waiter.deadline = NEVER
 
-    def _too_late(self) -> EngineTimeout:
+    def late(self) -> EngineTimeout:
+        """The error of what has not come by its deadline."""
         timeouts = self._pool.timeouts
         if self._pool.now() >= self._end_by:
             return _timeout("total", timeouts.total, "the whole answer")
@@ -191,31 +232,47 @@ class Upstream:
         """Every connection, and the idle ones of its origin."""
         self._tls: ssl.SSLContext | None = None
 
-    async def post(self, origin: Origin, request: bytes, strand: Strand, watch: Stopwatch) -> Answer:
+    def send(self, origin: Origin, request: bytes, waiter: Waiter, watch: Stopwatch) -> Answer | None:
+        """Sends a request that is ready for the wire on an idle connection; None where there is none."""
+        connection = self._take(origin)
+        return None if connection is None else self._ask(connection, request, waiter, watch)
+
+    async def post(
+        self, origin: Origin, request: bytes, strand: Strand, watch: Stopwatch, sent: Answer | None = None
+    ) -> Answer:
         """Sends a request that is ready for the wire; the answer as soon as its head is there.
 
         A connection that served before may be closed by the engine just as it is used again: then another one is taken.
+        ``sent`` is the answer to a first sending.
 
         Raises:
             NoConnection: the replica was not reached, or closed before its answer began.
             EngineTimeout: the connection or the answer's head did not come in time.
         """
-        now = self.now()
-        first_by, end_by = now + self.timeouts.first_byte, now + self.timeouts.total
+        watch.reached = sent is not None
         while True:
-            connection = self._take(origin) or await self._connect(origin, strand, watch)
-            connection.ask(request, strand)
-            watch.reached = True
-            answer = Answer(self, connection, strand, first_by, end_by, watch)
+            if sent is None:
+                connection = self._take(origin) or await self._connect(origin, strand, watch)
+                answer = self._ask(connection, request, strand, watch)
+            else:
+                answer, sent = sent, None
+                answer.heard_by(strand)
             try:
                 await answer.head()
                 return answer
             except NoConnection:
-                if not connection.used:
+                if not answer.again:
                     raise
             except BaseException:
-                connection.drop()
+                answer.abort()
                 raise
+
+    def _ask(self, connection: Connection, request: bytes, waiter: Waiter, watch: Stopwatch) -> Answer:
+        now = self.now()
+        answer = Answer(self, connection, waiter, now + self.timeouts.first_byte, now + self.timeouts.total, watch)
+        connection.ask(request)
+        watch.reached = True
+        return answer
 
     def settle(self, connection: Connection) -> None:
         """Takes a connection back whose answer nobody waits for any more."""
@@ -265,15 +322,16 @@ class Upstream:
         task = self._loop.create_task(self._open(origin))
         strand.deadline = self.now() + self.timeouts.connect
         strand.late = self._no_connection_in_time
+        watch.start()
         try:
-            with watch:
-                connection = await task
+            connection = await task
         except OSError as error:
             raise NoConnection(f"the engine cannot be reached: {told(error)}", retry_after=1.0) from error
         except BaseException:
             task.cancel()
             raise
         finally:
+            watch.stop()
             strand.deadline = NEVER
         self._all[connection] = self._idle.setdefault(origin, [])
         return connection

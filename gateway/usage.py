@@ -63,18 +63,22 @@ class _Function(msgspec.Struct):
     arguments: str | None = None
 
 
-class _ToolCall(msgspec.Struct):
+class ToolCall(msgspec.Struct):
+    """A piece of a call, or a whole one, which has no index."""
+
     index: int = 0
     id: str | None = None
     function: _Function | None = None
 
 
-class _Delta(msgspec.Struct):
+class Delta(msgspec.Struct):
+    """A piece of a message, or, as their fields are the same, a whole one."""
+
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 _ABSENT = msgspec.Raw()
@@ -85,7 +89,7 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
     token_ids: list[int] | None = None
-    delta: _Delta | None = None
+    delta: Delta | None = None
     message: msgspec.Raw = _ABSENT
     text: str | None = None
     """Of a completion without messages, streamed or whole."""
@@ -103,11 +107,27 @@ class Document(msgspec.Struct):
     model: str = ""
     choices: list[_Choice] | msgspec.UnsetType = msgspec.UNSET
     usage: _Reported | msgspec.UnsetType | None = msgspec.UNSET
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The vectors of an answer with embeddings."""
     prompt_token_ids: list[int] | None = None
     error: msgspec.Raw = _ABSENT
 
+    @property
+    def failed(self) -> bool:
+        """Whether it tells of an error."""
+        return self.error is not _ABSENT and bytes(self.error) != b"null"
+
+
+class _Kept(msgspec.Struct):
+    """One choice as the record has it."""
+
+    index: int
+    message: msgspec.Raw | dict[str, Any]
+    finish_reason: str | None
+
 
 _document = msgspec.json.Decoder(Document)
+_encoder = msgspec.json.Encoder()
 
 
 class _Answer(msgspec.Struct):
@@ -140,6 +160,8 @@ class _Answer(msgspec.Struct):
 
 class Meter:
     """Everything the record needs to know of one answer, streamed or whole."""
+
+    __slots__ = ("_answers", "_payload", "_prompt", "_prompts", "_reports", "_running", "_total")
 
     def __init__(self, *, payload: bool = True) -> None:
         """With ``payload`` off the text of a stream is not held, only counted."""
@@ -198,11 +220,8 @@ class Meter:
     @property
     def choices(self) -> str:
         """``[{index, message, finish_reason}]`` as far as they have come, as JSON."""
-        return msgspec.json.encode(
-            [
-                {"index": index, "message": answer.as_message(), "finish_reason": answer.finish_reason}
-                for index, answer in self._in_order()
-            ]
+        return _encoder.encode(
+            [_Kept(index, answer.as_message(), answer.finish_reason) for index, answer in self._in_order()]
         ).decode()
 
     @property
@@ -248,7 +267,7 @@ class Meter:
         if choice.delta is not None:
             self._read_delta(answer, choice.delta)
 
-    def _read_delta(self, answer: _Answer, delta: _Delta) -> None:
+    def _read_delta(self, answer: _Answer, delta: Delta) -> None:
         reasoning = delta.reasoning or delta.reasoning_content
         if delta.content or reasoning or delta.refusal or delta.tool_calls:
             answer.pieces += 1
@@ -267,11 +286,13 @@ class Meter:
         if not _possible(reported):
             return
         self._reports += 1
-        if not choices or choices[0].message is not _ABSENT:
+        if len(choices) == 1 and choices[0].message is _ABSENT:
+            self._running[choices[0].index] = reported
+        elif not choices or choices[0].message is not _ABSENT:
             self._total = reported
-            return
-        for choice in choices:
-            self._running[choice.index] = reported
+        else:
+            for choice in choices:
+                self._running[choice.index] = reported
 
     def _added_up(self, n: int) -> Usage | None:
         if not self._running:
@@ -286,7 +307,7 @@ class Meter:
         return Usage(sum(prompts.values()), completion, last.cached, sum(known) if known else None, "reported")
 
 
-def _add_to_call(tools: dict[int, dict[str, Any]], piece: _ToolCall) -> None:
+def _add_to_call(tools: dict[int, dict[str, Any]], piece: ToolCall) -> None:
     call = tools.setdefault(piece.index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
     call["id"] = call["id"] or piece.id
     if piece.function is not None:

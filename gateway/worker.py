@@ -148,8 +148,8 @@ class Worker:
 
     def cut(self) -> None:
         """Ends whatever is still being answered, each with a word."""
-        for strand in list(self.sweep.strands):
-            strand.throw(Leaving("the server is shutting down", code="shutting_down", retry_after=1.0))
+        for waiter in list(self.sweep.waiting):
+            waiter.throw(Leaving("the server is shutting down", code="shutting_down", retry_after=1.0))
 
     def accept(self) -> None:
         """Raises where no new work can be taken.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers that people put a value on: the rows a loop learns from.
 
-One row per (answer, choice): the newest feedback of the metric wins. Answers that are no chat completion, that did not
+One row per (answer, choice): the newest feedback of the metric wins. Answers to anything but messages, that did not
 complete, or whose payload was not kept, are not among them, and neither are choices that an answer does not have: the
 gateway cannot know those.
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from contract.records import CHAT, Feedback, Invocation
+from contract.records import OF_MESSAGES, Feedback, Invocation
 from logger.queries import MAX_ROWS, Row, value_of
 from logger.store import Store
 
@@ -56,7 +56,7 @@ newest AS (
 chosen AS (
     SELECT n.due, n.feedback_id, n.choice, n.value, n.answer
     FROM newest n JOIN invocations i ON i.cursor = n.answer
-    WHERE n.due > $after AND i.alias = $alias AND i.endpoint = $endpoint AND i.messages IS NOT NULL
+    WHERE n.due > $after AND i.alias = $alias AND list_contains($endpoints, i.endpoint) AND i.messages IS NOT NULL
         AND list_contains(json_extract_string(i.choices::JSON, '$[*].index'), n.choice::VARCHAR)
         AND (len($finish_reasons::VARCHAR[]) = 0
             OR list_contains($finish_reasons::VARCHAR[], i.finish_reasons[n.choice + 1]))
@@ -93,7 +93,7 @@ class Selection:
         """The values that the statements bind."""
         return {
             "alias": self.alias,
-            "endpoint": CHAT,
+            "endpoints": list(OF_MESSAGES),
             "metric": self.metric,
             "after": self.after,
             "until": 2**62 if self.until is None else self.until,

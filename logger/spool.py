@@ -61,6 +61,7 @@ class Spool:
         self._producer = producer
         self._settings = settings
         self._clock = clock
+        self._syncs = settings.durability == "request"
         self._encoder = msgspec.msgpack.Encoder()
         self._buffer = bytearray(HEADER.size)
         self._high_water = settings.max_bytes - settings.max_bytes // 16
@@ -129,14 +130,14 @@ class Spool:
             SpoolError: the disk failed in another way, or a record without payload is too long.
         """
         seq = self._append(record)
-        if self._settings.durability == "request":
+        if self._syncs:
             self.sync()
         return seq
 
     def append_many(self, records: Iterable[Record]) -> list[int]:
         """`append` for each, with one fsync for all where durability asks for one."""
         seqs = [self._append(record) for record in records]
-        if self._settings.durability == "request":
+        if self._syncs:
             self.sync()
         return seqs
 
@@ -152,8 +153,9 @@ class Spool:
         self._segment.close()
 
     def _append(self, record: Record) -> int:
-        if self._clock() - self._checked >= _CHECK_SECONDS:
-            self._checked = self._clock()
+        now = self._clock()
+        if now - self._checked >= _CHECK_SECONDS:
+            self._checked = now
             self._segment.check()
         record.producer, record.seq = self._producer.name, self._next_seq
         self._encode(record)

@@ -35,7 +35,7 @@ class GatewaySettings(Section):
     max_concurrent: int = Field(256, ge=1, description="requests in flight per worker; more are answered 503")
     max_completion_tokens: int = Field(4096, ge=1, description="largest max_tokens of a request, and its default")
     max_choices: int = Field(16, ge=1, description="largest n a request may ask for")
-    max_messages: int = Field(1024, ge=1, description="most messages of one request")
+    max_messages: int = Field(1024, ge=1, description="most messages, or inputs to embed, of one request")
     body_timeout: Seconds = Field(60.0, gt=0, description="for a client to send its request body; then 408")
     send_timeout: Seconds = Field(60.0, gt=0, description="for a client to take a piece of an answer; then it is cut")
     connect_timeout: Seconds = Field(5.0, gt=0, description="to reach a replica")

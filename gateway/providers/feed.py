@@ -131,8 +131,11 @@ class Feed:
         wanted_by = self._loop.time() + self._timeouts.read if self._first_by is None else self._first_by
         strand.deadline = min(wanted_by, self._end_by)
         strand.late = self._too_late
-        with self._watch:
+        self._watch.start()
+        try:
             await parked()
+        finally:
+            self._watch.stop()
         strand.deadline = NEVER
 
     def _too_late(self) -> EngineTimeout:

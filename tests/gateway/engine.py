@@ -5,7 +5,9 @@ Every word of an answer is one token. Usage comes in a stream as vLLM sends it: 
 """
 
 import asyncio
+import base64
 import json
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +48,8 @@ class FakeEngine:
         self.load_error: tuple[int, str] | None = None
         self.health = 200
         self.context: int | None = None
+        self.pooling = False
+        """It serves embeddings and nothing else; else everything but those."""
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.loads: list[str] = []
@@ -63,6 +67,7 @@ class FakeEngine:
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completion)
+        app.router.add_post("/v1/embeddings", self._embeddings)
         app.router.add_post("/v1/load_lora_adapter", self._load)
         app.router.add_post("/v1/unload_lora_adapter", self._unload)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -81,8 +86,8 @@ class FakeEngine:
         self.loaded.clear()
 
     def chats(self) -> list[dict[str, Any]]:
-        """Bodies of the chat requests, without probes."""
-        return [body for body in self.requests if "prompt" in body or body["messages"][0]["content"] != "ping"]
+        """Bodies of the requests to models, without probes."""
+        return [body for body in self.requests if "messages" not in body or body["messages"][0]["content"] != "ping"]
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(status=self.health)
@@ -119,7 +124,13 @@ class FakeEngine:
     async def _completion(self, request: web.Request) -> web.StreamResponse:
         return await self._chat(request)
 
+    async def _embeddings(self, request: web.Request) -> web.StreamResponse:
+        return await self._asked(request) if self.pooling else no_route()
+
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return no_route() if self.pooling else await self._asked(request)
+
+    async def _asked(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
@@ -136,6 +147,11 @@ def error(status: int, message: str) -> web.Response:
     """An error as vLLM sends it."""
     body = {"error": {"message": message, "type": "BadRequestError", "param": None, "code": status}}
     return web.json_response(body, status=status)
+
+
+def no_route() -> web.Response:
+    """What an engine says of a route that its model does not serve."""
+    return web.json_response({"detail": "Not Found"}, status=404)
 
 
 def usage(prompt: int, completion: int, cached: int | None = None) -> dict[str, Any]:
@@ -189,9 +205,32 @@ def events(engine: FakeEngine, request: web.Request, body: dict[str, Any]) -> li
 
 async def whole_or_streamed(engine: FakeEngine, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """The usual behaviour, as `Script` has it."""
+    if "input" in body:
+        return embeddings(request, body)
     if "prompt" in body:
         return await completion(engine, request, body)
     return await (streamed if body.get("stream") else whole)(engine, request, body)
+
+
+VECTOR = (0.5, -0.25, 1.0)
+
+
+def embeddings(request: web.Request, body: dict[str, Any]) -> web.Response:
+    """To each input the same vector; every word, or token, is one token."""
+    given = body["input"]
+    inputs = given if isinstance(given, list) and isinstance(given[0], str | list) else [given]
+    vector = list(VECTOR[: body.get("dimensions")])
+    shown: Any = vector
+    if body.get("encoding_format") == "base64":
+        shown = base64.b64encode(struct.pack(f"={len(vector)}f", *vector)).decode()
+    tokens = sum(len(each.split() if isinstance(each, str) else each) for each in inputs)
+    told = {
+        "id": f"embd-{request.headers['X-Request-Id']}", "object": "list", "created": 1700000000,
+        "model": body["model"],
+        "data": [{"index": index, "object": "embedding", "embedding": shown} for index in range(len(inputs))],
+        "usage": {**usage(tokens, 0), "completion_tokens_details": None},
+    }  # fmt: skip
+    return web.Response(body=json.dumps(told, separators=(",", ":")).encode(), content_type="application/json")
 
 
 async def completion(engine: FakeEngine, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:

@@ -17,8 +17,9 @@ from tests.gateway.engine import FakeEngine
 from tests.gateway.house import ASK, House, house, make_key, settings, until
 
 ROUTES = {
-    "/v1/chat/completions": "POST", "/v1/models": "GET", "/v1/models/plain": "GET", "/v1/feedback": "POST",
-    "/health": "GET", "/ready": "GET", "/metrics": "GET", "/version": "GET",
+    "/v1/chat/completions": "POST", "/v1/embeddings": "POST", "/v1/responses": "POST", "/v1/models": "GET",
+    "/v1/models/plain": "GET", "/v1/feedback": "POST", "/health": "GET", "/ready": "GET", "/metrics": "GET",
+    "/version": "GET",
 }  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 DEEP = b"[" * 260 + b"]" * 260

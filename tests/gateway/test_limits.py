@@ -104,7 +104,7 @@ async def test_who_gives_up_holds_no_place() -> None:
 async def test_who_waits_too_long_is_told_so() -> None:
     gate, sweep = Gate("m", places=1, max_queue=1, timeout=0.01), Sweep()
     first, waiting = Visitor(gate), Visitor(gate)
-    sweep.strands.add(waiting.strand)
+    sweep.waiting.add(waiting.strand)
     sweeping = asyncio.create_task(sweep.run())
     while waiting.turned_away is None:
         await asyncio.sleep(0.01)

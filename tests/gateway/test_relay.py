@@ -297,6 +297,21 @@ async def test_an_error_event_before_any_answer_is_an_error_status(home: House) 
     assert [record.status for record in home.invocations()] == ["failed"]
 
 
+async def test_an_error_event_keeps_the_status_that_it_tells(home: House) -> None:
+    async def full(_engine: FakeEngine, request: Any, _body: Any) -> Any:
+        from aiohttp import web
+
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'data: {"error": {"message": "no room", "type": "x", "param": null, "code": 503}}\n\n')
+        return response
+
+    home.engine.answer = full
+    with pytest.raises(openai.InternalServerError) as caught:
+        await stream(home)
+    assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
+
+
 async def test_a_plain_answer_that_is_garbage_is_502(home: House) -> None:
     async def garbage(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
         from aiohttp import web

@@ -18,7 +18,7 @@ from gateway.connection import Origin
 from gateway.engines import EngineClient
 from gateway.replicas import STRIKES, Replica, RetryBudget, choose
 from gateway.upstream import NoConnection
-from tests.gateway.engine import FakeEngine, Script, error
+from tests.gateway.engine import FakeEngine, Script, error, whole_or_streamed
 from tests.gateway.house import House, house, until
 
 
@@ -77,6 +77,13 @@ def test_one_that_fails_in_a_row_gets_nothing_for_a_while_unless_there_is_no_oth
     assert {chosen(found, b"%d" % number, now=103.5) for number in range(50)} == {"e-1"}
     found[0].answered()
     assert {chosen(found, b"%d" % number, now=103.5) for number in range(50)} == {"e-0", "e-1"}
+
+
+def test_one_that_has_failed_for_ages_is_tried_again_all_the_same() -> None:
+    found = replicas(0, 0)
+    for _ in range(2000):
+        found[0].failed(EngineFailed("x"), 100.0)
+    assert 100.0 < found[0].benched_until <= 130.0
 
 
 def test_an_engine_without_room_has_not_failed_and_one_not_reached_waits_to_be_seen() -> None:
@@ -141,6 +148,27 @@ async def test_both_replicas_of_an_engine_get_requests(tmp_path: Path) -> None:
         assert len(first.chats()) + len(second.chats()) == 20
         assert min(len(first.chats()), len(second.chats())) > 2
         assert {record.replica for record in home.invocations()} == {"small-0", "small-1"}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_work_is_outstanding_from_the_request_to_the_end_of_its_answer(tmp_path: Path, streamed: bool) -> None:
+    async def held(engine: FakeEngine, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await engine.release.wait()
+        return await whole_or_streamed(engine, request, body)
+
+    async with engines(tmp_path) as (home, found):
+        both = home.worker.routes.replicas["small"]
+        for _ in range(2):  # on a new connection, and on one that was used before
+            for engine in found:
+                engine.answer, engine.release = held, asyncio.Event()
+            asking = asyncio.create_task(ask(home, "x", stream=streamed))
+            await until(lambda: sum(replica.outstanding for replica in both) == 1)
+            for engine in found:
+                engine.release.set()
+            answer = await asking
+            if streamed:
+                assert [chunk async for chunk in answer]
+            await until(lambda: [replica.outstanding for replica in both] == [0, 0])
 
 
 @pytest.mark.parametrize("streamed", [False, True])

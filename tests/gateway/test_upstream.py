@@ -59,7 +59,7 @@ async def body_of(upstream: Upstream, url: str) -> bytes:
     sweep = Sweep()
     sweeping = asyncio.create_task(sweep.run())
     strand = Strand(ask())
-    sweep.strands.add(strand)
+    sweep.waiting.add(strand)
     strand.wake()
     try:
         return await outcome
@@ -190,8 +190,8 @@ def test_where_a_base_url_leads(url: str, origin: Origin, target: bytes) -> None
 async def test_the_watch_counts_the_wait_alone() -> None:
     ticks = iter(range(0, 1000, 10))
     watch = Stopwatch(clock=lambda: next(ticks))
-    with watch:
-        pass
-    with watch:
-        pass
+    watch.start()
+    watch.stop()
+    watch.start()
+    watch.stop()
     assert watch.waited_ns == 20

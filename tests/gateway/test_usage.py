@@ -129,7 +129,7 @@ def test_a_whole_answer() -> None:
 
 def test_with_the_payload_off_no_text_is_held() -> None:
     meter = metered(chunk("secret"), chunk("words"), payload=False)
-    assert "secret" not in repr(vars(meter))
+    assert "secret" not in repr([getattr(meter, name) for name in Meter.__slots__])
     assert meter.usage(4).completion == 2
 
 

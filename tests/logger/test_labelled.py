@@ -123,6 +123,7 @@ def test_a_page_is_not_cut_between_the_choices_of_an_answer(store: Store) -> Non
         {"project": "other"},
         {"messages": None, "choices": None},
         {"endpoint": "/v1/completions", "messages": '"a"'},
+        {"endpoint": "/v1/embeddings", "messages": '"a"', "choices": "[]"},
     ],
 )
 def test_what_is_not_a_complete_kept_answer_of_the_alias_and_project_is_left_out(
@@ -130,6 +131,11 @@ def test_what_is_not_a_complete_kept_answer_of_the_alias_and_project_is_left_out
 ) -> None:
     put(store, invocation("inv_a", **fields), label("fb_1", "inv_a"))  # type: ignore[arg-type]  # fields by name
     assert answers(store) == []
+
+
+def test_an_answer_is_learned_from_whatever_route_its_messages_took(store: Store) -> None:
+    put(store, invocation("inv_a", endpoint="/v1/responses"), label("fb_1", "inv_a"))
+    assert answers(store) == [("inv_a", "good")]
 
 
 @pytest.mark.parametrize("key", ["team", "a.b", "$.x", "/y", "a/b~c", 'quo"te', "", "ü"])

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The input of a request for a response, as the messages of a chat completion.
+
+A function call belongs to the assistant's message before it, and so does what it reasoned before it answered: chat
+templates know of both in this form alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from contract.errors import InvalidRequest, UnsupportedParameter
+from gateway.checks import (
+    Check,
+    invalid,
+    json_list,
+    json_object,
+    known_members,
+    list_of,
+    one_of,
+    only,
+    refused,
+    shown,
+    text,
+)
+
+_ROLES = ("user", "assistant", "system", "developer")
+_TEXT_PARTS = {
+    "input_text": frozenset({"text", "prompt_cache_breakpoint"}),
+    "output_text": frozenset({"text", "annotations", "logprobs"}),
+}
+"""Kind of part -> its members; all but the text change no answer."""
+_OTHER_PARTS = ("input_image", "input_file", "input_audio", "computer_screenshot")
+_TOOLS_ELSEWHERE: dict[str, Check] = {
+    "async": only(False),
+    "caller": only({"type": "direct"}),
+    "namespace": refused("tools have no namespaces here"),
+}
+_ITEMS: dict[str, frozenset[str]] = {
+    "message": frozenset({"role", "content", "id", "status", "phase"}),
+    "function_call": frozenset({"arguments", "call_id", "name", "id", "status", *_TOOLS_ELSEWHERE}),
+    "function_call_output": frozenset({"output", "call_id", "name", "id", "status", "caller", "namespace"}),
+    "reasoning": frozenset({"summary", "content", "encrypted_content", "id", "status"}),
+}
+"""Kind of item -> its members."""
+
+
+def parse_input(value: Any, instructions: str | None, at_most: int) -> list[dict[str, Any]]:
+    """The messages as they go to the engine.
+
+    Raises:
+        InvalidRequest: naming the item, the field and its value.
+    """
+    before: list[dict[str, Any]] = [] if instructions is None else [{"role": "system", "content": instructions}]
+    if value is None:
+        raise InvalidRequest("input: is missing", param="input")
+    if isinstance(value, str):
+        return [*before, {"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise invalid("input", value, "is not a string or a list of items")
+    if len(value) > at_most:
+        raise InvalidRequest(f"input: {len(value)} items are more than the {at_most} allowed", param="input")
+    conversation = _Conversation(before)
+    for index, item in enumerate(value):
+        conversation.add(f"input[{index}]", item)
+    return conversation.messages
+
+
+class _Conversation:
+    """Messages, item by item."""
+
+    def __init__(self, messages: list[dict[str, Any]]) -> None:
+        self.messages = messages
+        self._reasoning = ""
+        """Of the assistant's message that comes next."""
+
+    def add(self, field: str, value: Any) -> None:
+        item = json_object(field, value)
+        kind = item.get("type") or ("message" if "role" in item else None)
+        if not isinstance(kind, str) or kind not in _ITEMS:
+            raise UnsupportedParameter(
+                f"{field}.type: {shown(kind)} items are not supported here", param=f"{field}.type"
+            )
+        members = known_members(field, value, {"type", *_ITEMS[kind]})
+        for name, check in _TOOLS_ELSEWHERE.items():
+            if name in members:
+                check(f"{field}.{name}", members[name])
+        take: dict[str, Callable[[str, dict[str, Any]], None]] = {
+            "message": self._message,
+            "function_call": self._call,
+            "function_call_output": self._result,
+            "reasoning": self._thought,
+        }
+        take[kind](field, members)
+
+    def _message(self, field: str, members: dict[str, Any]) -> None:
+        role = one_of(*_ROLES)(f"{field}.role", members.get("role"))
+        content = _content(f"{field}.content", members.get("content"), may_refuse=role == "assistant")
+        if role == "assistant":
+            self._answer(content=content)
+        else:
+            self._other({"role": role, "content": content})
+
+    def _call(self, field: str, members: dict[str, Any]) -> None:
+        name, arguments = (text(f"{field}.{each}", members.get(each)) for each in ("name", "arguments"))
+        call = {"name": name, "arguments": arguments}
+        last = self.messages[-1] if self.messages else {}
+        if last.get("role") != "assistant" or self._reasoning:
+            last = self._answer()
+        last.setdefault("tool_calls", []).append(
+            {"id": text(f"{field}.call_id", members.get("call_id")), "type": "function", "function": call}
+        )
+
+    def _result(self, field: str, members: dict[str, Any]) -> None:
+        identifier = text(f"{field}.call_id", members.get("call_id"))
+        output = _content(f"{field}.output", members.get("output"))
+        self._other({"role": "tool", "tool_call_id": identifier, "content": output})
+
+    def _thought(self, field: str, members: dict[str, Any]) -> None:
+        parts = list_of(_reasoning_text, 1024)(f"{field}.content", members.get("content", []))
+        json_list(f"{field}.summary", members.get("summary", []))  # without effect: of no use to a model
+        if not parts and "encrypted_content" in members:
+            raise UnsupportedParameter(
+                f"{field}.encrypted_content cannot be read here", param=f"{field}.encrypted_content"
+            )
+        self._reasoning += "".join(parts)
+
+    def _answer(self, **members: Any) -> dict[str, Any]:
+        reasoning, self._reasoning = self._reasoning, ""
+        message = {"role": "assistant", **members, **({"reasoning": reasoning} if reasoning else {})}
+        self.messages.append(message)
+        return message
+
+    def _other(self, message: dict[str, Any]) -> None:
+        self._reasoning = ""
+        self.messages.append(message)
+
+
+def _content(field: str, value: Any, *, may_refuse: bool = False) -> Any:
+    """A text, or where there are several parts, those of a chat message."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise invalid(field, value, "is not a string or a list of parts")
+    parts = [_part(f"{field}[{index}]", part, may_refuse) for index, part in enumerate(value)]
+    if not parts:
+        return ""
+    return parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
+
+
+def _part(field: str, value: Any, may_refuse: bool) -> dict[str, str]:
+    refusal = ("refusal",) if may_refuse else ()
+    kind = one_of(*_TEXT_PARTS, *refusal, *_OTHER_PARTS)(f"{field}.type", json_object(field, value).get("type"))
+    if kind in _OTHER_PARTS:
+        # An engine would fetch the URLs in such parts from inside the private network.
+        raise UnsupportedParameter(f"{field}.type: {kind} parts are not supported here", param=f"{field}.type")
+    name = "refusal" if kind == "refusal" else "text"
+    members = known_members(field, value, {"type", *_TEXT_PARTS.get(kind, refusal)})
+    return {"type": name, name: text(f"{field}.{name}", members.get(name))}
+
+
+def _reasoning_text(field: str, value: Any) -> str:
+    members = known_members(field, value, {"type", "text"})
+    only("reasoning_text")(f"{field}.type", members.get("type"))
+    return text(f"{field}.text", members.get("text"))

@@ -13,7 +13,7 @@ import orjson
 from contract.errors import MillraceError, SettingsError, UnsupportedParameter
 from contract.settings import Provider as ProviderSettings
 from contract.settings import Settings, listed_length
-from gateway.asked import CHAT, Asked
+from gateway.asked import CHAT, RESPONSES, Asked
 from gateway.providers.complaints import complaint
 from gateway.providers.feed import Feed
 from gateway.providers.sdk import Sdk
@@ -33,6 +33,7 @@ class Provider(Backend):
     """One provider, which holds every model that the settings name of it."""
 
     endpoints = (CHAT,)
+    """A response is asked for as a chat completion."""
 
     def __init__(self, name: str, settings: Settings, sdk: Sdk, account: dict[str, Any]) -> None:
         """``account`` goes with every call.
@@ -66,7 +67,8 @@ class Provider(Backend):
             UnsupportedParameter: it came on a route that no provider is reached by.
         """
         if request.endpoint not in self.endpoints:
-            message = f"model: {target.asked!r} is a provider's, which answers POST {CHAT.path} alone"
+            taken = f"POST {CHAT.path} and {RESPONSES.path}"
+            message = f"model: {target.asked!r} is a provider's, which answers {taken} alone"
             raise UnsupportedParameter(message, param="model")
         call: dict[str, Any] = orjson.loads(request.parameters)
         if not request.bounded and target.version in self._longest:

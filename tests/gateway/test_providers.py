@@ -281,12 +281,34 @@ async def test_what_the_providers_kind_does_not_know_is_a_400_that_names_it(engi
         assert (home.final().status, home.engine.requests) == ("refused", [])
 
 
-async def test_the_older_route_is_refused_by_name_and_before_the_provider_is_asked(home: House) -> None:
+async def test_other_routes_are_refused_by_name_and_before_the_provider_is_asked(home: House) -> None:
     async with home.client() as client:
-        with pytest.raises(openai.BadRequestError, match="POST /v1/chat/completions alone") as caught:
-            await client.completions.create(model="plain", prompt="x")
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "model")
-    assert (home.final().attempts, home.engine.requests) == (0, [])
+        for asking in (
+            client.completions.create(model="plain", prompt="x"),
+            client.embeddings.create(model="plain", input="x"),
+        ):
+            with pytest.raises(
+                openai.BadRequestError, match="POST /v1/chat/completions and /v1/responses alone"
+            ) as caught:
+                await asking
+            assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "model")
+    assert {record.attempts for record in home.invocations()} == {0}
+    assert home.engine.requests == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_response_is_asked_for_as_a_chat_completion(home: House, streamed: bool) -> None:
+    async with home.client() as client:
+        answer: Any = await client.responses.create(model="plain", input="Is it good?", stream=streamed)
+        if streamed:
+            *_, last = [event async for event in answer]
+            answer = last.response
+    assert (answer.output_text, answer.usage.input_tokens, answer.usage.output_tokens) == (
+        "one two three", PROMPT_TOKENS, 3,
+    )  # fmt: skip
+    record = home.final()
+    assert (record.endpoint, record.replica, record.status) == ("/v1/responses", "far", "complete")
+    assert record.cost == cost(PROMPT_TOKENS, 2, 3)
 
 
 @pytest.mark.parametrize("event_number", range(1, 5))

@@ -19,7 +19,7 @@ from aiohttp import web
 from contract.money import whole_nanos
 from contract.settings import Settings, parse_settings
 from gateway.replicas import RetryBudget
-from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, frame, usage
+from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error, frame, usage
 from tests.gateway.house import ASK, House, house, until
 
 KEY = "sk-canary-of-the-provider"
@@ -460,6 +460,24 @@ async def test_a_provider_answers_for_an_engine_that_cannot(engine: FakeEngine, 
         assert (answer[0] if streamed else answer).model == "local"
         assert (record.alias, record.version, record.replica) == ("local", "base", "far")
         assert (record.status, record.cost) == ("complete", cost(PROMPT_TOKENS, 2, 3))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_provider_answers_for_an_engine_that_fails(engine: FakeEngine, tmp_path: Path, streamed: bool) -> None:
+    failing = FakeEngine()
+    await failing.start()
+
+    async def broken(_engine: FakeEngine, _request: web.Request, _body: dict[str, Any]) -> web.StreamResponse:
+        return error(500, "EngineCore died")
+
+    failing.answer = broken
+    async with house(engine, configured(tmp_path, engine, failing.url)) as home:
+        await until(lambda: home.worker.routes.answers("local"))
+        await (stream if streamed else ask)(home, model="local")
+        record = home.final()
+        assert (len(failing.chats()), record.attempts, record.replica, record.status) == (1, 2, "far", "complete")
+        assert (record.alias, record.cost) == ("local", cost(PROMPT_TOKENS, 2, 3))
+    await failing.stop()
 
 
 async def test_where_no_provider_answers_for_an_engine_on_the_older_route_the_engines_error_stands(

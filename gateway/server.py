@@ -30,7 +30,6 @@ from contract.seed import seed
 from contract.settings import Settings
 from gateway.adapters import check_declared
 from gateway.app import create_app, door
-from gateway.providers.backend import check_keys
 from gateway.worker import Worker
 
 BACKLOG = 2048
@@ -47,11 +46,10 @@ def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        OperatorError: the port is taken, or the database, the spool, an adapter or a provider's key cannot be used.
+        OperatorError: the port is taken, or the database, the spool, a declared adapter or a provider cannot be used.
     """
     logs.to_stderr()
     check_declared(settings)
-    check_keys(settings)
     listener = bind(settings)
     try:
         # Once here, before any worker, so that what is wrong is one clear error.

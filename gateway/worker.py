@@ -62,11 +62,12 @@ class Worker:
         """Opens the database and the spool; `start` does what needs a running loop.
 
         Raises:
-            OperatorError: the database, the spool or the folder of the metrics cannot be opened.
+            OperatorError: a provider, the database, the spool or the folder of the metrics cannot be opened.
         """
         self.settings = settings
         self.installation = settings.installation
         self.secret = self.installation.secret()
+        self.providers = open_providers(settings)
         self.database = open_database(settings.database_url)
         with self.database.begin() as connection:
             for line in seed(connection, settings):
@@ -78,7 +79,6 @@ class Worker:
         except StorageFull as error:
             raise SpoolError(f"{error.message}; make room on the disk and start again") from error
         self.metrics = Metrics(self.installation.run, self.producer.name)
-        self.providers = open_providers(settings)
         self.keys: KeyRing
         self.prices: PriceBook
         self.routes: Routes

@@ -13,7 +13,7 @@ import orjson
 from contract.errors import MillraceError, SettingsError, UnsupportedParameter
 from contract.settings import Provider as ProviderSettings
 from contract.settings import Settings, listed_length
-from gateway.asked import CHAT, Asked
+from gateway.asked import CHAT, RESPONSES, Asked
 from gateway.providers.complaints import complaint
 from gateway.providers.feed import Feed
 from gateway.providers.sdk import Sdk
@@ -33,10 +33,13 @@ class Provider(Backend):
     """One provider, which holds every model that the settings name of it."""
 
     endpoints = (CHAT,)
+    """A response is asked for as a chat completion."""
 
-    def __init__(self, name: str, settings: Settings, sdk: Sdk) -> None:
-        """Raises:
-        SettingsError: its key is not in the environment, or litellm knows no provider of its kind.
+    def __init__(self, name: str, settings: Settings, sdk: Sdk, account: dict[str, Any]) -> None:
+        """``account`` goes with every call.
+
+        Raises:
+            SettingsError: litellm knows no provider of its kind.
         """
         said = settings.providers[name]
         models = [model.model or "" for model in settings.models.values() if model.provider == name]
@@ -44,9 +47,8 @@ class Provider(Backend):
         self._kind = said.kind
         self._sdk = sdk
         self._timeouts = _timeouts(settings, said)
-        self._account = _account(name, settings)
-        self._account["timeout"] = sdk.timeout(self._timeouts.total + _MARGIN, self._timeouts.connect)
-        self._secrets = [each for each in (self._account.get("api_key"), *_hosts(said)) if each and each != NO_KEY]
+        self._account = {**account, "timeout": sdk.timeout(self._timeouts.total + _MARGIN, self._timeouts.connect)}
+        self._secrets = [each for each in (account.get("api_key"), *_hosts(said)) if each and each != NO_KEY]
         if not sdk.knows(said.kind):
             place = settings.place("providers", name, "kind")
             raise SettingsError(f"{place}: {said.kind!r} is no provider that litellm knows")
@@ -65,7 +67,8 @@ class Provider(Backend):
             UnsupportedParameter: it came on a route that no provider is reached by.
         """
         if request.endpoint not in self.endpoints:
-            message = f"model: {target.asked!r} is a provider's, which answers POST {CHAT.path} alone"
+            taken = f"POST {CHAT.path} and {RESPONSES.path}"
+            message = f"model: {target.asked!r} is a provider's, which answers {taken} alone"
             raise UnsupportedParameter(message, param="model")
         call: dict[str, Any] = orjson.loads(request.parameters)
         if not request.bounded and target.version in self._longest:
@@ -109,27 +112,21 @@ def open_providers(settings: Settings) -> list[Provider]:
     """Every declared provider; without one, litellm is not even imported.
 
     Raises:
-        OperatorError: litellm is not installed, or a provider is not set up; see `Provider`.
+        OperatorError: litellm is not installed, a key is not in the environment, or a kind is none.
     """
     if not settings.providers:
         return []
-    check_keys(settings)
+    accounts = {name: _account(name, settings) for name in settings.providers}  # first, as the import takes seconds
     sdk = Sdk()
-    return [Provider(name, settings, sdk) for name in settings.providers]
-
-
-def check_keys(settings: Settings) -> None:
-    """Looks that every provider's key is there.
-
-    Raises:
-        SettingsError: naming the variable of the environment that holds none.
-    """
-    for name in settings.providers:
-        _account(name, settings)
+    return [Provider(name, settings, sdk, account) for name, account in accounts.items()]
 
 
 def _account(name: str, settings: Settings) -> dict[str, Any]:
-    """With which account and where: what every call has."""
+    """With which key and where.
+
+    Raises:
+        SettingsError: naming the variable of the environment that holds no key.
+    """
     said = settings.providers[name]
     key = said.key(settings.place("providers", name, "api_key_env"))
     if key is None and said.api_base is not None:

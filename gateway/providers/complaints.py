@@ -31,6 +31,7 @@ _NO_ROOM = (429, 503, 529)
 _TOO_LATE = (408, 504)
 _URL = re.compile(r"https?://\S+")
 _OUTER = re.compile(r"^(litellm\.)?(\w+(Error|Exception)\s*(:|-)\s*(litellm\.)?)+")
+_BYTES = re.compile(r"""^b(['"])(.*)\1$""", re.DOTALL)
 _UNSUPPORTED = re.compile(r"parameters?: \[?'(\w+)'")
 _log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _said(error: BaseException) -> dict[str, Any]:
     body = getattr(error, "body", None)
     if isinstance(body, dict) and body.get("message"):
         return body
-    text = _OUTER.sub("", str(getattr(error, "message", error))).strip()
+    text = _BYTES.sub(r"\2", _OUTER.sub("", str(getattr(error, "message", error))).strip())
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -2,8 +2,8 @@
 """A provider's answer on its way from litellm's task to the strand of a request.
 
 The task takes the next piece only while less than `MOST_HELD` bytes wait for the strand, so a client that reads slowly
-slows the provider and fills no memory. Deadlines are those of `gateway.upstream`, but for the connection, which litellm
-makes by itself.
+slows the provider and fills no memory. Deadlines are those of `gateway.upstream`, but for the connection: litellm makes
+it, and only some of its clients bound the time for it, so the first byte's deadline is what holds.
 """
 
 import asyncio

@@ -4,12 +4,10 @@
 Its import takes seconds and 170 MB, so it is there only where a provider is declared, and before any request.
 """
 
-import importlib
 import logging
 import os
 import warnings
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from contract.errors import OperatorError
@@ -40,10 +38,15 @@ class Sdk:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
+                import httpx
                 import litellm
+                from litellm.litellm_core_utils.core_helpers import map_finish_reason
             except ImportError as error:
                 raise OperatorError(f"providers need litellm: pip install 'millrace[providers]' ({error})") from error
             self._litellm: Any = litellm
+            self._timeout: Any = httpx.Timeout
+            self.finish_reason: Callable[[str], str] = map_finish_reason
+            """A provider's word in OpenAI's words."""
             self._hush()
             self._warm_up()
 
@@ -75,7 +78,7 @@ class Sdk:
 
     def timeout(self, total: float, connect: float) -> Any:
         """Seconds, as a call takes them."""
-        return importlib.import_module("httpx").Timeout(total, connect=connect)
+        return self._timeout(total, connect=connect)
 
     async def whole(self, call: Mapping[str, Any]) -> Any:
         """A plain answer.
@@ -96,17 +99,24 @@ class Sdk:
         """
         stream = await self._litellm.acompletion(**call, **_QUIET, stream=True, stream_options={"include_usage": True})
         try:
+            if stream.completion_stream is None:  # some providers are asked only now
+                await self._fetched(stream)
             async for chunk in stream.completion_stream:
-                yield chunk
+                if chunk is not None:
+                    yield chunk
         finally:
             await stream.aclose()
 
-    def finish_reason(self, reason: str) -> str:
-        """A provider's word in OpenAI's words."""
-        core = importlib.import_module("litellm.litellm_core_utils.core_helpers")
-        return str(core.map_finish_reason(reason))
+    async def _fetched(self, stream: Any) -> None:
+        try:
+            await stream.fetch_stream()
+        except Exception as error:
+            # As litellm does where it asks at once; it raises what it makes of the error.
+            self._litellm.exception_type(
+                model=stream.model, original_exception=error, custom_llm_provider=stream.custom_llm_provider
+            )
+            raise
 
     async def close(self) -> None:
         """Closes its connections."""
-        with suppress(RuntimeError):  # of a loop that has ended
-            await self._litellm.close_litellm_async_clients()
+        await self._litellm.close_litellm_async_clients()

@@ -31,7 +31,8 @@ class Translation:
     finish_reason: Words
     _created: int = 0
     _begun: set[int] = field(default_factory=set)
-    _finished: set[int] = field(default_factory=set)
+    _ends: dict[int, str | None] = field(default_factory=dict)
+    """What each choice has last said to have ended with: some providers say so with every chunk."""
     _done: bool = False
     _prompt: int = 0
     _completion: int = 0
@@ -64,12 +65,12 @@ class Translation:
                 event = self._chunk(_members(chunk))
                 if event:
                     yield event
-        if not self._begun or self._begun - self._finished:
+        if not self._begun or self._begun - self._ends.keys():
             raise EngineFailed("the provider ended its stream without saying that it was done")
-        last = b""
+        last = [self._event([_ended(index, end)]) for index, end in sorted(self._ends.items()) if end is not None]
         if self._usage is not None:
-            last = self._event([], usage=self._usage)
-        yield last + event_of(DONE)
+            last.append(self._event([], usage=self._usage))
+        yield b"".join(last) + event_of(DONE)
 
     def _chunk(self, chunk: Mapping[str, Any]) -> bytes:
         """The event for a chunk; nothing where nothing is said in it."""
@@ -77,7 +78,7 @@ class Translation:
         if "choices" not in chunk:
             if _says_done(chunk):
                 self._done = True
-                self._finished |= self._begun
+                self._ends = dict.fromkeys(self._begun) | self._ends
                 return b""
             chunk = _as_chunk(chunk)
         self._created = self._created or chunk.get("created") or int(time.time())
@@ -117,19 +118,14 @@ class Translation:
         if calls:
             said["tool_calls"] = calls
         reason, logprobs = choice.get("finish_reason"), _members(choice.get("logprobs")) or None
-        if not said and not reason and logprobs is None and (index in self._begun or delta.get("role") is None):
+        if reason:
+            self._ends[index] = self.finish_reason(reason)
+        if not said and logprobs is None and (index in self._begun or not (reason or delta.get("role"))):
             return None
         if index not in self._begun:
             self._begun.add(index)
             said = {"role": "assistant", "content": "", **said} if not calls else {"role": "assistant", **said}
-        if reason:
-            self._finished.add(index)
-        return {
-            "index": index,
-            "delta": said,
-            "logprobs": logprobs,
-            "finish_reason": self.finish_reason(reason) if reason else None,
-        }
+        return {"index": index, "delta": said, "logprobs": logprobs, "finish_reason": None}
 
     # --- usage
 
@@ -153,6 +149,10 @@ class Translation:
             "total_tokens": self._prompt + self._completion,
             **self._details,
         }
+
+
+def _ended(index: int, end: str) -> dict[str, Any]:
+    return {"index": index, "delta": {}, "logprobs": None, "finish_reason": end}
 
 
 def _says_done(generic: Mapping[str, Any]) -> bool:

@@ -74,15 +74,21 @@ async def test_counts_are_running_totals_of_which_none_is_forgotten() -> None:
 async def test_litellms_other_kind_of_chunk_is_understood() -> None:
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     told = {"prompt_tokens": 3, "completion_tokens": 2}
-    text, tool, last, usage = await translated(
+    text, tool, more, last, usage = await translated(
         {"text": "a", "is_finished": False, "finish_reason": "", "index": 0},
         {"text": "", "is_finished": False, "finish_reason": "", "index": 0, "tool_use": call},
         {"text": "b", "is_finished": True, "finish_reason": "end", "index": 0, "usage": told},
     )
     assert text["choices"][0]["delta"] == {"role": "assistant", "content": "a"}
     assert tool["choices"][0]["delta"] == {"tool_calls": [call]}
-    assert (last["choices"][0]["delta"], last["choices"][0]["finish_reason"]) == ({"content": "b"}, "stop")
+    assert (more["choices"][0]["delta"], last["choices"][0]["finish_reason"]) == ({"content": "b"}, "stop")
     assert usage["usage"]["total_tokens"] == 5
+
+
+async def test_a_reason_that_comes_with_every_chunk_is_told_once_and_is_the_last() -> None:
+    one, two, last = await translated(piece("a", "stop"), piece("b", "stop"), piece(None, "end"))
+    assert [each["choices"][0]["finish_reason"] for each in (one, two, last)] == [None, None, "stop"]
+    assert [each["choices"][0]["delta"].get("content") for each in (one, two, last)] == ["a", "b", None]
 
 
 async def test_done_without_a_reason_is_an_end_and_says_no_reason() -> None:

@@ -7,6 +7,7 @@ and litellm's own client.
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from aiohttp import web
 from contract.money import whole_nanos
 from contract.settings import Settings, parse_settings
 from gateway.replicas import RetryBudget
-from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, frame, usage
+from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error, frame, usage
 from tests.gateway.house import ASK, House, house, until
 
 KEY = "sk-canary-of-the-provider"
@@ -41,7 +42,7 @@ def configured(
     folder: Path, provider: FakeEngine, engine: str = "http://127.0.0.1:9", kind: str = "openai", **more: str
 ) -> Settings:
     extra = {
-        "path": "" if kind == "anthropic" else "/v1",
+        "path": {"anthropic": "", "gemini": "/v1beta"}.get(kind, "/v1"),
         "gateway": "",
         "account": "",
         "model": "",
@@ -109,8 +110,8 @@ async def test_a_stream_is_relayed_and_ends_with_usage_and_cost_where_asked_for(
     chunks = await stream(home, stream_options={"include_usage": True})
     record = home.final()
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == "one two three" == said(record)
-    assert [chunk.choices[0].delta.role for chunk in chunks[:-1]] == ["assistant", None, None, None]
-    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, None, "stop"]
+    assert [chunk.choices[0].delta.role for chunk in chunks[:-1]] == ["assistant", None, None, None, None]
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, None, None, "stop"]
     assert {(chunk.id, chunk.model) for chunk in chunks} == {(f"chatcmpl-{record.id}", "plain")}
     assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (PROMPT_TOKENS, 3)
     assert float(chunks[-1].x_millrace_cost) == cost(PROMPT_TOKENS, 2, 3) / 10**9
@@ -218,6 +219,7 @@ REFUSALS = [
     (400, {"message": "temperature is bad for base", "param": "temperature"}, 400, "invalid_value", "temperature"),
     (400, {"message": "This model's maximum context length is 4096 tokens"}, 400, "invalid_value", "messages"),
     (400, {"message": "rejected", "code": "content_policy_violation"}, 400, "content_policy_violation", None),
+    (400, {"message": f"{KEY} at 127.0.0.1 may not"}, 400, "invalid_value", None),
     (422, {"message": "no such role"}, 400, "invalid_value", None),
     (401, {"message": f"Incorrect API key provided: {KEY}"}, 502, "provider_refused", None),
     (403, {"message": f"{KEY} may not"}, 502, "provider_refused", None),
@@ -279,12 +281,34 @@ async def test_what_the_providers_kind_does_not_know_is_a_400_that_names_it(engi
         assert (home.final().status, home.engine.requests) == ("refused", [])
 
 
-async def test_the_older_route_is_refused_by_name_and_before_the_provider_is_asked(home: House) -> None:
+async def test_other_routes_are_refused_by_name_and_before_the_provider_is_asked(home: House) -> None:
     async with home.client() as client:
-        with pytest.raises(openai.BadRequestError, match="POST /v1/chat/completions alone") as caught:
-            await client.completions.create(model="plain", prompt="x")
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "model")
-    assert (home.final().attempts, home.engine.requests) == (0, [])
+        for asking in (
+            client.completions.create(model="plain", prompt="x"),
+            client.embeddings.create(model="plain", input="x"),
+        ):
+            with pytest.raises(
+                openai.BadRequestError, match="POST /v1/chat/completions and /v1/responses alone"
+            ) as caught:
+                await asking
+            assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "model")
+    assert {record.attempts for record in home.invocations()} == {0}
+    assert home.engine.requests == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_response_is_asked_for_as_a_chat_completion(home: House, streamed: bool) -> None:
+    async with home.client() as client:
+        answer: Any = await client.responses.create(model="plain", input="Is it good?", stream=streamed)
+        if streamed:
+            *_, last = [event async for event in answer]
+            answer = last.response
+    assert (answer.output_text, answer.usage.input_tokens, answer.usage.output_tokens) == (
+        "one two three", PROMPT_TOKENS, 3,
+    )  # fmt: skip
+    record = home.final()
+    assert (record.endpoint, record.replica, record.status) == ("/v1/responses", "far", "complete")
+    assert record.cost == cost(PROMPT_TOKENS, 2, 3)
 
 
 @pytest.mark.parametrize("event_number", range(1, 5))
@@ -406,6 +430,17 @@ async def test_each_timeout_has_its_own_error(
         await until(lambda: engine.aborts == 1)
 
 
+async def test_a_connection_that_does_not_come_has_an_error_of_its_own(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, socket.create_connection(deaf.getsockname()):
+        fake = FakeEngine()  # its queue is full now: a connection waits
+        fake.url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        async with house(fake, configured(tmp_path, fake, gateway="connect_timeout: 0.2s")) as home:
+            with pytest.raises(openai.InternalServerError) as caught:
+                await ask(home)
+            assert (caught.value.status_code, caught.value.code) == (504, "engine_connect_timeout")
+            assert (home.final().status, home.final().cost) == ("failed", None)
+
+
 async def test_a_provider_that_cannot_be_reached_is_503(home: House) -> None:
     await home.engine.stop()
     for streamed in (False, True):
@@ -425,6 +460,24 @@ async def test_a_provider_answers_for_an_engine_that_cannot(engine: FakeEngine, 
         assert (answer[0] if streamed else answer).model == "local"
         assert (record.alias, record.version, record.replica) == ("local", "base", "far")
         assert (record.status, record.cost) == ("complete", cost(PROMPT_TOKENS, 2, 3))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_provider_answers_for_an_engine_that_fails(engine: FakeEngine, tmp_path: Path, streamed: bool) -> None:
+    failing = FakeEngine()
+    await failing.start()
+
+    async def broken(_engine: FakeEngine, _request: web.Request, _body: dict[str, Any]) -> web.StreamResponse:
+        return error(500, "EngineCore died")
+
+    failing.answer = broken
+    async with house(engine, configured(tmp_path, engine, failing.url)) as home:
+        await until(lambda: home.worker.routes.answers("local"))
+        await (stream if streamed else ask)(home, model="local")
+        record = home.final()
+        assert (len(failing.chats()), record.attempts, record.replica, record.status) == (1, 2, "far", "complete")
+        assert (record.alias, record.cost) == ("local", cost(PROMPT_TOKENS, 2, 3))
+    await failing.stop()
 
 
 async def test_where_no_provider_answers_for_an_engine_on_the_older_route_the_engines_error_stands(

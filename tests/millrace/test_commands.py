@@ -71,3 +71,14 @@ def test_the_usage_of_names_that_clients_invent_is_one_line(config: Path) -> Non
     assert "nobody" not in printed("usage", "--config", config)
     (line,) = json.loads(printed("usage", "--config", config, "--json"))["lines"]
     assert (line["model"], line["requests"], line["cost"]) == ("", 3, 0)
+
+
+def test_a_model_of_a_provider_is_listed_with_the_providers_name_of_it(config: Path) -> None:
+    more = "  mini: {provider: far, model: gpt-4o-mini}\nproviders: {far: {kind: openai}}\n"
+    config.write_text(f"data_dir: {config.parent}\n{SETTINGS}{more}")
+    printed("keys", "create", "--config", config)
+    rows = json.loads(printed("models", "list", "--config", config, "--json"))
+    assert rows == [
+        {"model": "mini", "engine": "far", "version": "gpt-4o-mini"},
+        {"model": "small", "engine": "e", "version": "small"},
+    ]

@@ -4,7 +4,11 @@
 Every candidate runs on one core, the client and the upstream on the other. Rounds are interleaved, so that what else
 the machine does hits all alike, and the median round counts. On a busy machine it refuses.
 
-Usage: python -m bench.gateway [--rounds N] [--seconds S] [--only plain|streamed] [--without litellm ...]
+Usage: python -m bench.gateway [--rounds N] [--seconds S] [--only KIND] [--without litellm ...]
+
+Kinds: ``plain``; ``streamed``, 32 events 10 ms apart; ``running``, the same with usage on every event, as the gateway
+asks vLLM for; ``tokens``, also with token ids and log-probabilities, which the log then keeps; ``beside``, plain
+requests alone and beside 256 slow streams.
 """
 
 import argparse
@@ -27,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.gateway import load, upstream
-from bench.gateway.peers import OTHER_CORE, Candidate, candidates, free_port, process
+from bench.gateway.peers import OTHER_CORE, Candidate, candidates, free_port, millrace, process, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results" / "gateway.json"
@@ -52,6 +56,10 @@ class Scenario:
 
 PLAIN = [Scenario("plain", connections, size) for size in (260, 32_000) for connections in (1, 32, 256)]
 STREAMED = [Scenario("streamed", connections, 260) for connections in (1, 64, 256)]
+ASKED = [Scenario(kind, 64, 260) for kind in ("running", "tokens")]
+SLOW_STREAMS, SLOW_SECONDS = 256, 0.1
+"""How many, and from one event to the next."""
+KINDS = {"plain": PLAIN, "streamed": STREAMED, "running": ASKED[:1], "tokens": ASKED[1:]}
 
 
 def main() -> None:
@@ -59,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gateway")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--only", choices=("plain", "streamed"))
+    parser.add_argument("--only", choices=(*KINDS, "beside"))
     parser.add_argument("--without", nargs="*", default=[], choices=NAMES)
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
@@ -68,14 +76,22 @@ def main() -> None:
     names = [name for name in NAMES if name not in arguments.without]
     found: dict[Scenario, dict[str, list[load.Run]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for kind, scenarios in (("plain", PLAIN), ("streamed", STREAMED)):
+        for kind, scenarios in KINDS.items():
             if arguments.only in (None, kind):
                 folder = Path(scratch, kind)
                 folder.mkdir()
-                found |= _measure(kind, scenarios, names, arguments.rounds, arguments.seconds, folder)
+                able = [name for name in names if kind in ("plain", "streamed") or name != "litellm"]
+                found |= _measure(kind, scenarios, able, arguments.rounds, arguments.seconds, folder)
+        slowed = None
+        if arguments.only in (None, "beside"):
+            slowed = _beside_slow_streams(arguments.rounds, arguments.seconds, Path(scratch))
     medians = {scenario: {name: _median(runs) for name, runs in by.items()} for scenario, by in found.items()}
-    Console(width=110).print(_table(medians, names))
-    _write(medians, arguments.rounds, arguments.seconds)
+    if medians:
+        Console(width=110).print(_table(medians, names))
+    if slowed is not None:
+        told = ", ".join(f"{name} {p99 * 1e3:.1f} ms" for name, p99 in slowed.items())
+        print(f"p99 of plain requests, 32 at once: {told} ({SLOW_STREAMS} slow streams)")
+    _write(medians, slowed, arguments.rounds, arguments.seconds)
 
 
 def _measure(
@@ -85,11 +101,11 @@ def _measure(
     port = free_port()
     with (
         _upstream(kind, port, folder),
-        candidates(names, port, load.request(260, kind == "streamed"), folder) as gateways,
+        candidates(names, port, load.request(260, kind != "plain"), folder, kind == "tokens") as gateways,
     ):
         for number in range(rounds):
             for scenario in scenarios:
-                body = load.request(scenario.bytes, kind == "streamed")
+                body = load.request(scenario.bytes, kind != "plain")
                 for gateway in gateways:
                     found[scenario][gateway.name].append(_run(gateway, body, scenario, seconds, folder))
                 rates = ", ".join(f"{name} {runs[-1].rate:,.0f}/s" for name, runs in found[scenario].items())
@@ -111,13 +127,32 @@ def _run(gateway: Candidate, body: bytes, scenario: Scenario, seconds: int, fold
     return result
 
 
+def _beside_slow_streams(rounds: int, seconds: int, folder: Path) -> dict[str, float]:
+    """The p99 of plain requests in seconds, alone and beside streams through the same gateway."""
+    plain, slow, found = free_port(), free_port(), dict[str, list[float]](alone=[], beside=[])
+    place, body = folder / "beside", load.request(260, False)
+    place.mkdir()
+    with (
+        _upstream("plain", plain, folder),
+        _upstream("bare", slow, folder, SLOW_SECONDS),
+        millrace({upstream.MODEL: plain, "slow": slow}, place) as gateway,
+    ):
+        wait_for(gateway, body, place / "log")
+        for _ in range(rounds):
+            found["alone"].append(load.run(gateway, body, 32, seconds, place).p99)
+            with load.beside(gateway, load.request(260, True, "slow"), SLOW_STREAMS, place):
+                found["beside"].append(load.run(gateway, body, 32, seconds, place).p99)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
 @contextmanager
-def _upstream(kind: str, port: int, folder: Path) -> Iterator[None]:
+def _upstream(kind: str, port: int, folder: Path, interval: float = upstream.INTERVAL) -> Iterator[None]:
     if kind == "plain":
         command = ["nginx", "-c", str(upstream.nginx_config(folder, port)), "-p", str(folder)]
     else:
-        command = [sys.executable, "-m", "bench.gateway.upstream", str(port)]
-    with process(command, OTHER_CORE, folder / "upstream.log", ROOT if kind == "streamed" else None):
+        how = kind if kind in ("running", "tokens") else "bare"
+        command = [sys.executable, "-m", "bench.gateway.upstream", str(port), how, str(interval)]
+    with process(command, OTHER_CORE, folder / "upstream.log", None if kind == "plain" else ROOT):
         time.sleep(0.5)
         yield
 
@@ -162,16 +197,21 @@ def _table(medians: dict[Scenario, dict[str, dict[str, float]]], names: list[str
     for scenario, by in medians.items():
         cells = []
         for name in names:
+            if name not in by:
+                cells.append("")
+                continue
             one = by[name]
             cell = f"{one['rate']:,.0f}/s\n{one['p50'] * 1e3:.2f} · {one['p99'] * 1e3:.2f} ms"
-            if scenario.kind == "streamed" and name != "nothing":
+            if scenario.kind != "plain" and name != "nothing":
                 cell += f"\n{one['cpu_per_event'] * 1e6:.1f} µs"
             cells.append(cell + (f"\n{one['failed']:.0f} failed" if one["failed"] else ""))
         made.add_row(scenario.title, *cells)
     return made
 
 
-def _write(medians: dict[Scenario, dict[str, dict[str, float]]], rounds: int, seconds: int) -> None:
+def _write(
+    medians: dict[Scenario, dict[str, dict[str, float]]], slowed: dict[str, float] | None, rounds: int, seconds: int
+) -> None:
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
     document = {
@@ -179,6 +219,7 @@ def _write(medians: dict[Scenario, dict[str, dict[str, float]]], rounds: int, se
         "commit": commit,
         "rounds": rounds,
         "seconds": seconds,
+        "p99_of_plain_requests": slowed,
         "scenarios": [{**asdict(scenario), "medians": by} for scenario, by in medians.items()],
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

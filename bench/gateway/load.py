@@ -4,6 +4,9 @@
 import json
 import re
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +38,10 @@ class Run:
         return self.cpu / (self.requests * EVENTS)
 
 
-def request(size: int, stream: bool) -> bytes:
+def request(size: int, stream: bool, model: str = MODEL) -> bytes:
     """A body of about ``size`` bytes with two messages."""
     body = {
-        "model": MODEL,
+        "model": model,
         "messages": [{"role": "system", "content": "You are terse."}, {"role": "user", "content": ""}],
         "max_tokens": 64,
         "temperature": 0.5,
@@ -54,24 +57,40 @@ def run(candidate: Candidate, body: bytes, connections: int, seconds: int, folde
     Raises:
         SystemExit: wrk could not be run or understood.
     """
-    script = folder / f"{candidate.name}.lua"
-    (folder / "request.json").write_bytes(body)
-    script.write_text(
-        f'local file = io.open("{folder / "request.json"}", "rb")\n'
-        'wrk.method = "POST"\nwrk.body = file:read("*a")\n'
-        'wrk.headers["content-type"] = "application/json"\n'
-        f'wrk.headers["authorization"] = "Bearer {candidate.key}"\n'
-    )
-    command = [
-        "taskset", "-c", str(OTHER_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency",
-        "--timeout", "30s", "-s", str(script), candidate.url,
-    ]  # fmt: skip
     before = candidate.cpu_seconds()
+    command = _wrk(candidate, body, connections, seconds, folder / candidate.name)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     cpu = candidate.cpu_seconds() - before
     if done.returncode:
         raise SystemExit(f"wrk failed: {done.stderr}{done.stdout}")
     return parse(done.stdout, cpu)
+
+
+@contextmanager
+def beside(candidate: Candidate, body: bytes, connections: int, folder: Path) -> Iterator[None]:
+    """Within it, so many connections keep asking."""
+    command = _wrk(candidate, body, connections, 3600, folder / "beside")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as asking:
+        try:
+            time.sleep(2)
+            yield
+        finally:
+            asking.kill()
+
+
+def _wrk(candidate: Candidate, body: bytes, connections: int, seconds: int, stem: Path) -> list[str]:
+    script, file = stem.with_suffix(".lua"), stem.with_suffix(".json")
+    file.write_bytes(body)
+    script.write_text(
+        f'local file = io.open("{file}", "rb")\n'
+        'wrk.method = "POST"\nwrk.body = file:read("*a")\n'
+        'wrk.headers["content-type"] = "application/json"\n'
+        f'wrk.headers["authorization"] = "Bearer {candidate.key}"\n'
+    )
+    return [
+        "taskset", "-c", str(OTHER_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency",
+        "--timeout", "30s", "-s", str(script), candidate.url,
+    ]  # fmt: skip
 
 
 def parse(said: str, cpu: float) -> Run:

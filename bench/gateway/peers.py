@@ -12,9 +12,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -88,9 +89,12 @@ def process(command: Sequence[str | Path], core: int, log: Path, cwd: Path | Non
 
 
 @contextmanager
-def candidates(names: Sequence[str], upstream: int, body: bytes, folder: Path) -> Iterator[list[Candidate]]:
-    """Those gateways in front of the upstream's port, each paused once it has answered ``body``."""
-    start = {"nothing": _nothing, "millrace": _millrace, "vllm-router": _vllm_router, "litellm": _litellm}
+def candidates(
+    names: Sequence[str], upstream: int, body: bytes, folder: Path, tokens: bool = False
+) -> Iterator[list[Candidate]]:
+    """Those gateways in front of the upstream's port, each paused once it has answered ``body``; see `millrace`."""
+    ours = partial(_millrace, tokens=tokens)
+    start = {"nothing": _nothing, "millrace": ours, "vllm-router": _vllm_router, "litellm": _litellm}
     with ExitStack() as stack:
         found = []
         for name in names:
@@ -139,14 +143,31 @@ def _nothing(upstream: int, _folder: Path) -> Iterator[Candidate]:
 
 
 @contextmanager
-def _millrace(upstream: int, folder: Path) -> Iterator[Candidate]:
-    """Ours as it comes: keys, meter, prices and spool on."""
+def _millrace(upstream: int, folder: Path, tokens: bool) -> Iterator[Candidate]:
+    with millrace({MODEL: upstream}, folder, tokens) as candidate:
+        yield candidate
+
+
+@contextmanager
+def millrace(upstreams: Mapping[str, int], folder: Path, tokens: bool = False) -> Iterator[Candidate]:
+    """Ours as it comes: keys, meter, prices and spool on.
+
+    Args:
+        upstreams: public model -> the port of its engine.
+        folder: for its data.
+        tokens: the log keeps token ids and log-probabilities, so that the engine is asked for them.
+    """
     port, config = free_port(), folder / "millrace.yaml"
     settings = {
         "data_dir": str(folder / "data"),
         "gateway": {"port": port, "workers": 1, "max_concurrent": 4096},
-        "engines": [{"name": "bench", "url": f"http://127.0.0.1:{upstream}", "base_model": MODEL}],
-        "models": {MODEL: {"engine": "bench", "price": {"input": 0.1, "cached_input": 0.05, "output": 0.2}}},
+        "engines": [
+            {"name": name, "url": f"http://127.0.0.1:{each}", "base_model": MODEL} for name, each in upstreams.items()
+        ],
+        "models": {
+            name: {"engine": name, "price": {"input": 0.1, "cached_input": 0.05, "output": 0.2}} for name in upstreams
+        },
+        "log": {"spool": {"max_bytes": "8GiB"}, "policy": {"tokens": tokens}},
     }
     config.write_text(yaml.safe_dump(settings))
     millrace = [sys.executable, "-m", "millrace"]

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """An engine made of constants: nginx for whole answers, and a server that flushes an event every 10 ms for streams.
 
-Usage: python -m bench.gateway.upstream PORT   (the streaming one; it ends with its parent's signal)
+Usage: python -m bench.gateway.upstream PORT [bare|running|tokens] [SECONDS]   (it ends with its parent's signal)
+
+``running`` puts usage on every event, as vLLM does when it is asked to; ``tokens`` also token ids and
+log-probabilities.
 """
 
 import asyncio
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -31,7 +35,7 @@ def answer() -> bytes:
     return json.dumps(whole, separators=(",", ":")).encode()
 
 
-def events() -> list[bytes]:
+def events(kind: str = "bare") -> list[bytes]:
     """The events of a stream, one flush each: 32 with text, then usage and the end."""
     head = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 1700000000, "model": MODEL}
     flushes = []
@@ -42,7 +46,13 @@ def events() -> list[bytes]:
             "logprobs": None,
             "finish_reason": "length" if number == EVENTS - 1 else None,
         }
-        flushes.append(_event({**head, "choices": [choice]}))
+        event: dict[str, object] = {**head, "choices": [choice]}
+        if kind == "tokens":
+            token = {"token": " word", "logprob": -0.25, "bytes": [32, 119, 111, 114, 100], "top_logprobs": []}
+            choice |= {"logprobs": {"content": [token]}, "token_ids": [1000 + number]}
+        if kind != "bare":
+            event["usage"] = {"prompt_tokens": 40, "total_tokens": 41 + number, "completion_tokens": number + 1}
+        flushes.append(_event(event))
     flushes[-1] += _event({**head, "choices": [], "usage": USAGE}) + b"data: [DONE]\n\n"
     return flushes
 
@@ -77,34 +87,39 @@ def _event(document: dict[str, object]) -> bytes:
 
 
 class _Ticker:
-    """One timer for all streams: each tick writes the next event of every one."""
+    """One timer for all streams: each tick writes the next event of those whose turn it is."""
 
-    def __init__(self) -> None:
-        self._chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in events()]
+    def __init__(self, kind: str, interval: float) -> None:
+        """Streams of an ``interval`` of several ticks take turns, as streams do that did not begin together."""
+        self._ticks = max(1, round(interval / INTERVAL))
+        self._begun = 0
+        self._chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in events(kind)]
         self._chunks[-1] += b"0\r\n\r\n"
-        self._streams: dict[asyncio.Transport, int] = {}
+        self._turns: list[dict[asyncio.Transport, int]] = [{} for _ in range(self._ticks)]
 
     def add(self, transport: asyncio.Transport) -> None:
         transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
         )
-        self._streams[transport] = 0
+        self._turns[self._begun % self._ticks][transport] = 0
+        self._begun += 1
 
     def drop(self, transport: asyncio.Transport) -> None:
-        self._streams.pop(transport, None)
+        for streams in self._turns:
+            streams.pop(transport, None)
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
-        while True:
+        for streams in itertools.cycle(self._turns):
             due = max(due + INTERVAL, loop.time())
             await asyncio.sleep(due - loop.time())
-            for transport, number in list(self._streams.items()):
+            for transport, number in list(streams.items()):
                 transport.write(self._chunks[number])
                 if number + 1 == len(self._chunks):
-                    del self._streams[transport]
+                    del streams[transport]
                 else:
-                    self._streams[transport] = number + 1
+                    streams[transport] = number + 1
 
 
 class _Connection(asyncio.Protocol):
@@ -135,12 +150,12 @@ class _Connection(asyncio.Protocol):
         )
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, kind: str = "bare", interval: float = INTERVAL) -> None:
     """Streams until it is cancelled."""
-    ticker = _Ticker()
+    ticker = _Ticker(kind, interval)
     await asyncio.get_running_loop().create_server(lambda: _Connection(ticker), "127.0.0.1", port, backlog=4096)
     await ticker.run()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), *sys.argv[2:3], *map(float, sys.argv[3:4])))

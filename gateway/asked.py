@@ -46,6 +46,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     n: int = 1
     """Answers to each prompt."""
+    store: bool = False
+    """The answer is to be found again under its id."""
 
     @property
     def conversation(self) -> str | None:

@@ -2,15 +2,31 @@
 """Checks of one value in a request body; each raises an `InvalidRequest` that names the field and shows the value."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from contract.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
 
 Check = Callable[[str, Any], Any]
 """(name of the field, value) -> the value to use. Null never reaches a check: it means that the field is absent."""
+Schema = dict[str, Any]
+"""A JSON Schema (2020-12), as OpenAPI 3.1 has it."""
 T = TypeVar("T")
+C = TypeVar("C", bound=Check)
 _SHOWN = 80
+_TYPES: dict[type, str] = {str: "string", bool: "boolean", int: "integer", dict: "object", list: "array"}
+
+
+def described(check: C, schema: Schema) -> C:
+    """The check, and what passes it as a schema for the OpenAPI document."""
+    vars(check)["schema"] = schema
+    return check
+
+
+def schema_of(check: Check) -> Schema:
+    """What passes a check; every check that a table of fields holds is described."""
+    schema: Schema = vars(check)["schema"]
+    return schema
 
 
 def invalid(field: str, value: Any, wanted: str) -> InvalidRequest:
@@ -32,7 +48,7 @@ def typed(kind: type[T], name: str) -> Callable[[str, Any], T]:
             raise invalid(field, value, f"is not {name}")
         return value
 
-    return check
+    return described(check, {"type": _TYPES[kind]})
 
 
 text = typed(str, "a string")
@@ -40,6 +56,19 @@ flag = typed(bool, "true or false")
 whole = typed(int, "a whole number")
 json_object: Callable[[str, Any], dict[str, Any]] = typed(dict, "an object")
 json_list: Callable[[str, Any], list[Any]] = typed(list, "a list")
+
+
+def nullable(schema: Schema) -> Schema:
+    """The schema of a member that may be null, which means that it is absent."""
+    if schema.get("not") == {}:
+        return {**{name: value for name, value in schema.items() if name != "not"}, "type": "null"}
+    return {"anyOf": [schema, {"type": "null"}]} if schema else {}
+
+
+def object_of(properties: Mapping[str, Schema], required: Collection[str] = ()) -> Schema:
+    """The schema of an object with these members alone; one that is not required may be null."""
+    members = {name: each if name in required else nullable(each) for name, each in properties.items()}
+    return {"type": "object", "properties": members, "required": [*required], "additionalProperties": False}
 
 
 def integer(low: int, high: int) -> Check:
@@ -50,7 +79,7 @@ def integer(low: int, high: int) -> Check:
             raise invalid(field, value, f"is not in {low}..{high}")
         return int(value)
 
-    return check
+    return described(check, {"type": "integer", "minimum": low, "maximum": high})
 
 
 def number(low: float, high: float, *, above: bool = False) -> Check:
@@ -63,7 +92,7 @@ def number(low: float, high: float, *, above: bool = False) -> Check:
             raise invalid(field, value, f"is not {'over' if above else 'at least'} {low:g} and at most {high:g}")
         return value
 
-    return check
+    return described(check, {"type": "number", "exclusiveMinimum" if above else "minimum": low, "maximum": high})
 
 
 def one_of(*allowed: str) -> Check:
@@ -74,7 +103,7 @@ def one_of(*allowed: str) -> Check:
             raise invalid(field, value, f"is not one of {', '.join(allowed)}")
         return str(value)
 
-    return check
+    return described(check, {"enum": list(allowed)})
 
 
 def list_of(check_item: Check, at_most: int) -> Check:
@@ -86,7 +115,7 @@ def list_of(check_item: Check, at_most: int) -> Check:
             raise InvalidRequest(f"{field}: {len(items)} items are more than the {at_most} allowed", param=field)
         return [check_item(f"{field}[{index}]", item) for index, item in enumerate(items)]
 
-    return check
+    return described(check, {"type": "array", "items": schema_of(check_item), "maxItems": at_most})
 
 
 def only(*allowed: Any) -> Check:
@@ -98,7 +127,7 @@ def only(*allowed: Any) -> Check:
             raise UnsupportedParameter(f"{field}: {shown(value)} is not supported here; only {wanted} is", param=field)
         return value
 
-    return check
+    return described(check, {"enum": list(allowed)})
 
 
 def refused(why: str) -> Check:
@@ -107,7 +136,7 @@ def refused(why: str) -> Check:
     def check(field: str, value: Any) -> Any:
         raise UnsupportedParameter(f"{field}: {shown(value)} was given, but {why}", param=field)
 
-    return check
+    return described(check, {"not": {}, "description": f"Refused: {why}."})
 
 
 def known_members(field: str, value: Any, known: Collection[str]) -> dict[str, Any]:

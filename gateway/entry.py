@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import orjson
 
+from contract.money import NANO
 from contract.prices import PriceBook
 from contract.records import Invocation, Status
 from contract.settings import PayloadPolicy
@@ -144,10 +145,18 @@ class Entry:
     def _add_answer(self, record: Invocation) -> None:
         if self._policy.payload == "on" and self.meter.started:
             record.choices = self.meter.choices
+            if record.status is Status.COMPLETE and self.request is not None and self.request.store:
+                record.stored = self._stored()
         if self._policy.tokens:
             record.prompt_token_ids = self.meter.prompt_token_ids
             record.completion_token_ids = self.meter.token_ids
             record.logprobs = self.meter.logprobs
+
+    def _stored(self) -> str:
+        """What the client was told that the rest of the record does not say."""
+        assert self.target is not None, "a complete answer came from somewhere"
+        created = self.meter.created if type(self.meter.created) is int else self._time // NANO
+        return orjson.dumps({"model": self.target.asked, "created": created}).decode()
 
     def _add_usage(self, record: Invocation, prices: PriceBook | None) -> None:
         if record.status is Status.FAILED and not self.meter.started:

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from contract.settings import GatewaySettings
 from gateway.asked import CHAT, Asked
-from gateway.fields import MAX_MODEL_NAME
+from gateway.values import MAX_MODEL_NAME
 
 _Sampling = Annotated[float, Meta(ge=-2, le=2)]
 _Count = Annotated[int, Meta(ge=1)]
@@ -49,6 +49,7 @@ class _Usual(_Parameters, forbid_unknown_fields=True, kw_only=True):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     user: str | None = None
+    store: bool | None = None
     metadata: Annotated[dict[_Short, _Long], Meta(max_length=16)] | None = None
 
 
@@ -85,4 +86,5 @@ def usual_chat(body: bytes, settings: GatewaySettings) -> Asked | None:
         user=asked.user,
         metadata=asked.metadata,
         n=asked.n or 1,
+        store=bool(asked.store),
     )

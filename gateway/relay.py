@@ -27,7 +27,7 @@ from gateway.client import ClientGone
 from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
 from gateway.entry import Entry
-from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
+from gateway.fields import parse_body, parse_chat
 from gateway.metrics import FIRST_TOKEN
 from gateway.quick import usual_chat
 from gateway.replicas import Replica
@@ -37,6 +37,7 @@ from gateway.sse import DONE, Splitter, data_of, event_of
 from gateway.turn import Turn
 from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
+from gateway.values import MAX_MODEL_NAME
 from gateway.worker import Leaving, Worker
 
 _PARSERS = {CHAT: parse_chat, COMPLETIONS: parse_completion}

@@ -104,6 +104,7 @@ class Document(msgspec.Struct):
     choices: list[_Choice] | msgspec.UnsetType = msgspec.UNSET
     usage: _Reported | msgspec.UnsetType | None = msgspec.UNSET
     prompt_token_ids: list[int] | None = None
+    created: Any = None
     error: msgspec.Raw = _ABSENT
 
 
@@ -150,6 +151,8 @@ class Meter:
         self._reports = 0
         self._prompt: list[int] | None = None
         self._prompts: dict[int, list[int]] = {}
+        self.created: object = None
+        """When the engine says that it made the answer: UTC seconds, where it does."""
 
     def read(self, data: bytes) -> Document:
         """Takes note of one chunk of a stream, or of a whole answer.
@@ -164,6 +167,7 @@ class Meter:
         if document.usage:
             self._read_usage(document.usage, choices)
         self._prompt = document.prompt_token_ids or self._prompt
+        self.created = document.created
         return document
 
     def usage(self, prompt_bytes: int, n: int = 1) -> Usage:

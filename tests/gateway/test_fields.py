@@ -130,16 +130,19 @@ def test_null_means_absent() -> None:
 
 
 def test_hints_are_accepted_and_not_sent_on() -> None:
-    request = parsed(store=True, service_tier="auto", prompt_cache_key="k", modalities=["text"], prediction={})
+    request = parsed(service_tier="auto", prompt_cache_key="k", modalities=["text"], prediction={})
     assert request.parameters == b"{}"
     assert refusal(service_tier="priority").param == "service_tier"
 
 
 def test_user_and_metadata_are_for_the_record_alone() -> None:
-    request = parsed(user="u", metadata={"conversation": "c", "k": "v"}, safety_identifier="s")
+    request = parsed(user="u", metadata={"conversation": "c", "k": "v"}, safety_identifier="s", store=True)
     assert (request.user, request.conversation, request.metadata) == ("u", "c", {"conversation": "c", "k": "v"})
     assert parsed(safety_identifier="s").user == "s"
-    assert {"user", "metadata", "safety_identifier"}.isdisjoint(orjson.loads(request.upstream("v", "s", tokens=False)))
+    assert (request.store, parsed().store, parsed(store=False).store) == (True, False, False)
+    assert {"user", "metadata", "safety_identifier", "store"}.isdisjoint(
+        orjson.loads(request.upstream("v", "s", tokens=False))
+    )
 
 
 def test_the_engines_body_is_built_from_known_fields() -> None:

@@ -7,13 +7,14 @@ Whatever is raised below, the client sees ``{"error": {message, type, param, cod
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -34,20 +35,22 @@ from contract.errors import (
 )
 from contract.ids import new_id
 from contract.money import NANO
-from gateway import stored
+from contract.settings import Settings
+from gateway import openapi, stored
 from gateway.asked import CHAT, ENDPOINTS
 from gateway.caller import body_of, key_of, worker_of
 from gateway.client import ClientGone
 from gateway.door import Door
 from gateway.feedback import as_answer, parse_feedback
 from gateway.metrics import DURATION, REQUESTS
+from gateway.operations import operations
 from gateway.relay import relay
 from gateway.rendering import error_headers
 from gateway.worker import Worker
 from logger.client import LoggerClient
 
 MODELS, FEEDBACK = "/v1/models", "/v1/feedback"
-OPERATIONS = ("/health", "/ready", "/metrics", "/version")
+OPERATIONS = ("/health", "/ready", "/metrics", "/version", openapi.PATH)
 _ROUTES = frozenset({MODELS, FEEDBACK, *OPERATIONS, *(endpoint.path for endpoint in ENDPOINTS)})
 _log = logging.getLogger(__name__)
 
@@ -78,6 +81,7 @@ def create_app(worker: Worker) -> FastAPI:
     app.add_api_route("/ready", ready, methods=["GET"])
     app.add_api_route("/metrics", metrics, methods=["GET"])
     app.add_api_route("/version", version, methods=["GET"])
+    app.add_api_route(openapi.PATH, _document_of(worker.settings), methods=["GET"])
     app.add_exception_handler(MillraceError, _render)
     app.add_exception_handler(HTTPException, _render)
     app.add_exception_handler(RequestValidationError, _render)
@@ -184,6 +188,15 @@ async def metrics(request: Request) -> Response:
 async def version() -> dict[str, str]:
     """Which release this is."""
     return {"version": _release()}
+
+
+def _document_of(settings: Settings) -> Callable[[], Awaitable[Response]]:
+    page = orjson.dumps(openapi.document(operations(settings), _release()))
+
+    async def describe() -> Response:
+        return Response(page, media_type=openapi.JSON)
+
+    return describe
 
 
 async def _render(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ import orjson
 from contract.errors import InvalidRequest
 from contract.settings import GatewaySettings
 from gateway.asked import COMPLETIONS, Asked
-from gateway.checks import Check, integer, invalid, list_of, only, refused, text
+from gateway.checks import Check, described, integer, invalid, list_of, only, refused, schema_of, text
 from gateway.fields import APPLIED as CHAT_APPLIED
 from gateway.fields import EXTRAS, check_fields, check_model, check_stream
 
@@ -45,7 +45,7 @@ def parse_completion(document: dict[str, Any], settings: GatewaySettings) -> Ask
     """
     given, checked = check_fields(document, OWN, _KNOWN, "completion", settings)
     stream, include_usage = check_stream(given)
-    prompts = _prompts(given.get("prompt"))
+    prompts = PROMPT("prompt", given.get("prompt"))
     n = checked.get("n", 1)
     if len(prompts) * n > settings.max_choices:
         raise InvalidRequest(
@@ -68,17 +68,16 @@ def parse_completion(document: dict[str, Any], settings: GatewaySettings) -> Ask
     )
 
 
-def _prompts(value: Any) -> list[Any]:
-    """The prompts: one or several, each a text or a list of tokens."""
+def _prompts(field: str, value: Any) -> list[Any]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:
-        raise invalid("prompt", value, "is not a string, a list of strings, or tokens")
+        raise invalid(field, value, "is not a string, a list of strings, or tokens")
     if isinstance(value[0], str):
-        return list(list_of(text, len(value))("prompt", value))
+        return list(list_of(text, len(value))(field, value))
     if isinstance(value[0], list):
-        return [_tokens(f"prompt[{index}]", each) for index, each in enumerate(value)]
-    return [_tokens("prompt", value)]
+        return [_tokens(f"{field}[{index}]", each) for index, each in enumerate(value)]
+    return [_tokens(field, value)]
 
 
 def _tokens(field: str, value: Any) -> list[int]:
@@ -86,3 +85,18 @@ def _tokens(field: str, value: Any) -> list[int]:
     if not tokens:
         raise invalid(field, value, "holds no token")
     return tokens
+
+
+_TOKENS = {**schema_of(list_of(_token, _MAX_TOKENS)), "minItems": 1}
+PROMPT = described(
+    _prompts,
+    {
+        "anyOf": [
+            schema_of(text),
+            {"type": "array", "items": schema_of(text), "minItems": 1},
+            _TOKENS,
+            {"type": "array", "items": _TOKENS, "minItems": 1},
+        ]
+    },
+)
+"""The prompts: one or several, each a text or a list of tokens."""

@@ -21,7 +21,7 @@ ROUTES = [
     ("POST", "/v1/chat/completions"), ("GET", "/v1/chat/completions"), ("GET", STORED), ("POST", STORED),
     ("DELETE", STORED), ("GET", f"{STORED}/messages"), ("POST", "/v1/completions"), ("GET", "/v1/models"),
     ("GET", "/v1/models/plain"), ("POST", "/v1/feedback"), ("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics"),
-    ("GET", "/version"),
+    ("GET", "/version"), ("GET", "/openapi.json"),
 ]  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 DEEP = b"[" * 260 + b"]" * 260
@@ -32,7 +32,7 @@ TOO_DEEP = (
 ENGINE_ROUTES = (
     "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/invocations", "/inference/v1/generate",
     "/tokenize", "/detokenize", "/pause", "/sleep", "/collective_rpc", "/server_info", "/load", "/scale_elastic_ep",
-    "/docs", "/openapi.json", "/redoc", "/v1/models/", "/v1//models", "/", "/v1/chat/completions/",
+    "/docs", "/redoc", "/v1/models/", "/v1//models", "/", "/v1/chat/completions/",
 )  # fmt: skip
 
 

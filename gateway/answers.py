@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes of answers, as schemas. An engine's answer may have further members, which are passed on as they are."""
+
+from collections.abc import Mapping
+
+from gateway.checks import Schema
+
+STRING: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+FLAG: Schema = {"type": "boolean"}
+MAYBE_STRING: Schema = {"type": ["string", "null"]}
+PAIRS: Schema = {"type": "object", "additionalProperties": STRING}
+STREAM: Schema = {
+    "type": "string",
+    "description": "With `stream: true`: events `data: {…}`, each a chunk of the answer, the last one `data: [DONE]`; "
+    'an error after the first is an event `data: {"error": …}` and the end.',
+}
+
+
+def shape(members: Mapping[str, Schema], optional: Mapping[str, Schema] = {}) -> Schema:
+    """An object that has these members, and may have others."""
+    return {"type": "object", "properties": {**members, **optional}, "required": [*members]}
+
+
+def kind(name: str) -> Schema:
+    """The member that says what an object is."""
+    return {"const": name}
+
+
+def list_of(item: Schema) -> Schema:
+    """A page of a list."""
+    return shape(
+        {
+            "object": kind("list"), "data": {"type": "array", "items": item}, "first_id": MAYBE_STRING,
+            "last_id": MAYBE_STRING, "has_more": FLAG,
+        }
+    )  # fmt: skip
+
+
+_details: Schema = {"type": ["object", "null"]}
+USAGE = shape(
+    {"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT},
+    {"prompt_tokens_details": _details, "completion_tokens_details": _details},
+)
+MESSAGE = shape({"role": STRING, "content": MAYBE_STRING})
+_choice = shape({"index": COUNT, "message": MESSAGE, "finish_reason": MAYBE_STRING})
+CHAT = shape(
+    {
+        "id": STRING, "object": kind("chat.completion"), "created": WHOLE, "model": STRING,
+        "choices": {"type": "array", "items": _choice},
+    },
+    {"usage": USAGE},
+)  # fmt: skip
+_text_choice = shape({"index": COUNT, "text": STRING, "finish_reason": MAYBE_STRING})
+COMPLETION = shape(
+    {
+        "id": STRING, "object": kind("text_completion"), "created": WHOLE, "model": STRING,
+        "choices": {"type": "array", "items": _text_choice},
+    },
+    {"usage": USAGE},
+)  # fmt: skip
+STORED = shape({**CHAT["properties"], "usage": USAGE, "metadata": PAIRS})
+STORED_LIST = list_of(STORED)
+DELETED = shape({"id": STRING, "object": kind("chat.completion.deleted"), "deleted": {"const": True}})
+MESSAGE_LIST = list_of(shape({"id": STRING, "role": STRING, "content": MAYBE_STRING, "content_parts": {}}))
+MODEL = shape({"id": STRING, "object": kind("model"), "created": COUNT, "owned_by": STRING})
+MODEL_LIST = shape({"object": kind("list"), "data": {"type": "array", "items": MODEL}})
+FEEDBACK = shape(
+    {
+        "id": STRING, "object": kind("feedback"), "created": COUNT, "invocation": MAYBE_STRING,
+        "conversation": MAYBE_STRING, "choice": {"type": ["integer", "null"]}, "metric": STRING, "value": {},
+        "author": MAYBE_STRING,
+    }
+)  # fmt: skip
+HEALTH = shape({"status": kind("ok")})
+READY = shape({"ready": FLAG, "reasons": {"type": "array", "items": STRING}})
+VERSION = shape({"version": STRING})

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 
 from gateway.checks import Schema
+from gateway.openapi import ERROR
 
 STRING: Schema = {"type": "string"}
 WHOLE: Schema = {"type": "integer"}
@@ -11,11 +12,6 @@ COUNT: Schema = {"type": "integer", "minimum": 0}
 FLAG: Schema = {"type": "boolean"}
 MAYBE_STRING: Schema = {"type": ["string", "null"]}
 PAIRS: Schema = {"type": "object", "additionalProperties": STRING}
-STREAM: Schema = {
-    "type": "string",
-    "description": "With `stream: true`: events `data: {…}`, each a chunk of the answer, the last one `data: [DONE]`; "
-    'an error after the first is an event `data: {"error": …}` and the end.',
-}
 
 
 def shape(members: Mapping[str, Schema], optional: Mapping[str, Schema] = {}) -> Schema:
@@ -38,6 +34,16 @@ def list_of(item: Schema) -> Schema:
     )  # fmt: skip
 
 
+def events_of(chunk: Schema) -> Schema:
+    """One event of a stream, which ends with ``[DONE]`` where nothing has gone wrong."""
+    said: Schema = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [chunk, ERROR]}}
+    return {
+        **shape({"data": {"type": "string", "anyOf": [{"const": "[DONE]"}, said]}}),
+        "description": "With `stream: true`: each event's `data` is a chunk of the answer, the last `[DONE]`; an error "
+        "after the first ends the stream without it.",
+    }
+
+
 _details: Schema = {"type": ["object", "null"]}
 USAGE = shape(
     {"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT},
@@ -52,6 +58,10 @@ CHAT = shape(
     },
     {"usage": USAGE},
 )  # fmt: skip
+_chunk = {"id": STRING, "object": kind("chat.completion.chunk"), "created": WHOLE, "model": STRING}
+_usage_at_its_end = {"usage": {"anyOf": [USAGE, {"type": "null"}]}, "x_millrace_cost": STRING}
+_piece = shape({"index": COUNT, "delta": {"type": "object"}, "finish_reason": MAYBE_STRING})
+CHAT_EVENTS = events_of(shape({**_chunk, "choices": {"type": "array", "items": _piece}}, _usage_at_its_end))
 _text_choice = shape({"index": COUNT, "text": STRING, "finish_reason": MAYBE_STRING})
 COMPLETION = shape(
     {
@@ -60,6 +70,7 @@ COMPLETION = shape(
     },
     {"usage": USAGE},
 )  # fmt: skip
+COMPLETION_EVENTS = events_of({**COMPLETION, "properties": {**COMPLETION["properties"], **_usage_at_its_end}})
 STORED = shape({**CHAT["properties"], "usage": USAGE, "metadata": PAIRS})
 STORED_LIST = list_of(STORED)
 DELETED = shape({"id": STRING, "object": kind("chat.completion.deleted"), "deleted": {"const": True}})

@@ -82,7 +82,7 @@ def _answers(at_most: int) -> list[Schema]:
 
 def _feedback(name: str, metric: FeedbackMetric, on: str) -> Schema:
     said = {"metric": {"const": name}, "value": schema_of(feedback.value_check(metric))}
-    others = {each: {"type": "null"} for each in feedback.SUBJECTS if each != on}
-    choice = {"choice": schema_of(feedback.CHOICE)} if on == "invocation" else {"choice": {"type": "null"}}
+    others: dict[str, Schema] = {each: {"not": {}} for each in feedback.SUBJECTS if each != on}
+    choice = {"choice": schema_of(feedback.CHOICE)} if on == "invocation" else {"choice": {"not": {}}}
     about = {on: schema_of(feedback.SUBJECTS[on]), "author": schema_of(feedback.SHORT)}
     return object_of({**said, **about, **others, **choice}, ["metric", "value", on])

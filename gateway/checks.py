@@ -14,7 +14,8 @@ Schema = dict[str, Any]
 T = TypeVar("T")
 C = TypeVar("C", bound=Check)
 _SHOWN = 80
-_TYPES: dict[type, str] = {str: "string", bool: "boolean", int: "integer", dict: "object", list: "array"}
+_EXACT = 2**53
+_TYPES: dict[type, str] = {str: "string", bool: "boolean", dict: "object", list: "array"}
 
 
 def described(check: C, schema: Schema) -> C:
@@ -41,19 +42,28 @@ def shown(value: Any) -> str:
 
 
 def typed(kind: type[T], name: str) -> Callable[[str, Any], T]:
-    """Exactly that JSON type; no coercion, and a boolean is no number."""
+    """Exactly that JSON type; no coercion."""
 
     def check(field: str, value: Any) -> T:
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        if not isinstance(value, kind):
             raise invalid(field, value, f"is not {name}")
         return value
 
     return described(check, {"type": _TYPES[kind]})
 
 
+def _whole(field: str, value: Any) -> int:
+    written = value
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+        written = int(value)  # 2.0 is 2 in JSON; a larger one may have been another number before it was read
+    if not isinstance(written, int) or isinstance(written, bool):
+        raise invalid(field, value, "is not a whole number")
+    return written
+
+
 text = typed(str, "a string")
 flag = typed(bool, "true or false")
-whole = typed(int, "a whole number")
+whole = described(_whole, {"type": "integer"})
 json_object: Callable[[str, Any], dict[str, Any]] = typed(dict, "an object")
 json_list: Callable[[str, Any], list[Any]] = typed(list, "a list")
 
@@ -75,9 +85,10 @@ def integer(low: int, high: int) -> Check:
     """A whole number in ``low..high``."""
 
     def check(field: str, value: Any) -> int:
-        if not low <= whole(field, value) <= high:
+        written = whole(field, value)
+        if not low <= written <= high:
             raise invalid(field, value, f"is not in {low}..{high}")
-        return int(value)
+        return written
 
     return described(check, {"type": "integer", "minimum": low, "maximum": high})
 
@@ -122,7 +133,7 @@ def only(*allowed: Any) -> Check:
     """A known field of which this installation can honour some values alone."""
 
     def check(field: str, value: Any) -> Any:
-        if value not in allowed:
+        if not any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in allowed):
             wanted = " or ".join(shown(choice) for choice in allowed)
             raise UnsupportedParameter(f"{field}: {shown(value)} is not supported here; only {wanted} is", param=field)
         return value

@@ -57,7 +57,7 @@ def parse_completion(document: dict[str, Any], settings: GatewaySettings) -> Ask
     return Asked(
         endpoint=COMPLETIONS,
         model=check_model(given.get("model")),
-        prompt=orjson.dumps(given["prompt"]),
+        prompt=orjson.dumps(prompts if _is_several(given["prompt"]) else prompts[0]),
         parameters=orjson.dumps(parameters),
         stream=stream,
         include_usage=include_usage,
@@ -78,6 +78,10 @@ def _prompts(field: str, value: Any) -> list[Any]:
     if isinstance(value[0], list):
         return [_tokens(f"{field}[{index}]", each) for index, each in enumerate(value)]
     return [_tokens(field, value)]
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, list) and isinstance(value[0], str | list)
 
 
 def _tokens(field: str, value: Any) -> list[int]:

@@ -31,12 +31,12 @@ def operations(settings: Settings) -> Iterator[Operation]:
 def _models(settings: Settings) -> Iterator[Operation]:
     chat, completion = bodies.chat_body(settings.gateway), bodies.completion_body(settings.gateway)
     yield Operation(
-        "post", CHAT.path, "createChatCompletion", "Answer messages", {JSON: answers.CHAT, EVENTS: answers.STREAM},
+        "post", CHAT.path, "createChatCompletion", "Answer messages", {JSON: answers.CHAT, EVENTS: answers.CHAT_EVENTS},
         body=chat, errors=_ENGINE, headers=_TOLD,
     )  # fmt: skip
     yield Operation(
         "post", COMPLETIONS.path, "createCompletion", "Continue a text",
-        {JSON: answers.COMPLETION, EVENTS: answers.STREAM}, body=completion, errors=_ENGINE, headers=_TOLD,
+        {JSON: answers.COMPLETION, EVENTS: answers.COMPLETION_EVENTS}, body=completion, errors=_ENGINE, headers=_TOLD,
     )  # fmt: skip
     yield Operation("get", "/v1/models", "listModels", "The models", reply(answers.MODEL_LIST))
     yield Operation(

@@ -43,7 +43,7 @@ Row = dict[str, Any]
 async def list_stored(request: Request) -> Row:
     """The project's stored completions."""
     key, page = key_of(request), page_of(request.query_params.multi_items(), filtered=True)
-    after = None if page.after is None else _own(page.after, key, request)
+    after = None if page.after is None else _own(page.after, key, request, "after")
     found = await _answer(
         _logger(request).stored(
             key.project, page.limit, after=after, descending=page.descending, model=page.model, metadata=page.metadata
@@ -142,7 +142,7 @@ def _cut(items: list[Row], page: Page) -> Row:
     if page.after is not None:
         first = next((place for place, item in enumerate(items, 1) if item["id"] == page.after), -1)
         if first < 0:
-            raise InvalidRequest(f"after: {page.after!r} is no message of this completion", param="after")
+            raise NotFound(f"there is no message {page.after!r} in this completion", param="after")
     return _listed(items[first : first + page.limit], more=len(items) > first + page.limit)
 
 
@@ -160,17 +160,17 @@ def _metadata(body: Row) -> dict[str, str] | None:
     return None if body["metadata"] is None else METADATA("metadata", body["metadata"])
 
 
-def _own(completion: str, key: Key, request: Request) -> str:
+def _own(completion: str, key: Key, request: Request, param: str = "completion_id") -> str:
     """The invocation behind an id that this installation gave to the key's project."""
     invocation = completion.removeprefix(CHAT.id_prefix)
     known = invocation != completion and is_own_invocation(invocation, key.project, worker_of(request).secret)
     if not known:
-        raise _unknown(completion)
+        raise _unknown(completion, param)
     return invocation
 
 
-def _unknown(completion: str) -> NotFound:
-    return NotFound(f"there is no stored chat completion {completion!r}", param="completion_id")
+def _unknown(completion: str, param: str = "completion_id") -> NotFound:
+    return NotFound(f"there is no stored chat completion {completion!r}", param=param)
 
 
 async def _row(request: Request, key: Key, completion: str) -> Row:

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import uvicorn
 
@@ -18,10 +19,11 @@ from tests.gateway.house import until
 
 
 @contextlib.asynccontextmanager
-async def logger_of(configured: Settings) -> AsyncIterator[Store]:
-    """Runs the logger of an installation, on the port that its settings name."""
-    store = Store(configured.installation.store, configured.log.store)
-    ingester, stop = DirectIngester(store, configured.installation.spool, configured.log), threading.Event()
+async def logger_of(configured: Settings, **options: Any) -> AsyncIterator[Store]:
+    """Runs the logger of an installation, on the port that its settings name; ``options`` are of its store."""
+    log = configured.log.model_copy(update={"store": configured.log.store.model_copy(update=options)})
+    store = Store(configured.installation.store, log.store)
+    ingester, stop = DirectIngester(store, configured.installation.spool, log), threading.Event()
     thread = threading.Thread(target=ingester.run, args=(stop,))
     app = create_app(Health("both", [ingester], store), configured.installation.token("logger"), store)
     server = uvicorn.Server(

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx2
 import openai
@@ -108,6 +109,15 @@ async def test_the_list_is_paged_and_filtered(client: AsyncOpenAI) -> None:
     assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
+async def test_metadata_of_any_text_is_kept_and_found(client: AsyncOpenAI) -> None:
+    odd = {"\0": "\0", "😀": "é", "": "x", "$[*]": "'; --", "0": "zero", 'a"b\\': "/~"}
+    made = await ask(client, metadata=odd)
+    assert (await client.chat.completions.retrieve(made.id)).metadata == odd
+    for key, value in odd.items():
+        found = await client.get(f"/chat/completions?{urlencode({f'metadata[{key}]': value})}", cast_to=httpx2.Response)
+        assert [each["id"] for each in found.json()["data"]] == [made.id], key
+
+
 async def test_its_messages_are_paged_with_ids_of_their_own(client: AsyncOpenAI) -> None:
     parts = [{"type": "text", "text": "Is it good?"}]
     asked: Any = [{"role": "system", "content": "Be short."}, {"role": "user", "content": parts}, *ASK]
@@ -121,9 +131,10 @@ async def test_its_messages_are_paged_with_ids_of_their_own(client: AsyncOpenAI)
     assert [each.id async for each in page] == [f"{made.id}-{n}" for n in range(3)]
     last = await client.chat.completions.messages.list(made.id, order="desc", after=f"{made.id}-2", limit=1)
     assert [each.id for each in last.data] == [f"{made.id}-1"]
-    with pytest.raises(openai.BadRequestError) as caught:
-        await client.chat.completions.messages.list(made.id, after="nothing")
-    assert caught.value.param == "after"
+    for listed in (client.chat.completions.messages.list(made.id, after="x"), client.chat.completions.list(after="x")):
+        with pytest.raises(openai.NotFoundError) as caught:
+            await listed
+        assert caught.value.param == "after"
 
 
 async def test_its_metadata_can_be_replaced_and_nothing_else(client: AsyncOpenAI, logged: House) -> None:
@@ -196,10 +207,19 @@ async def test_where_no_payload_is_kept_nothing_is_stored(engine: FakeEngine, tm
         assert home.final().stored is None
 
 
-async def test_what_was_not_asked_for_or_not_completed_is_not_stored(home: House) -> None:
+async def test_what_was_not_asked_for_is_not_stored(home: House) -> None:
     async with home.client() as client:
         await client.chat.completions.create(model="plain", messages=ASK)
-        assert home.final().stored is None
+    assert home.final().stored is None
+
+
+async def test_what_was_not_completed_is_not_stored(home: House, engine: FakeEngine) -> None:
+    engine.script.error_after = 2
+    async with home.client() as client:
+        with pytest.raises(openai.APIError):
+            stream = await client.chat.completions.create(model="plain", messages=ASK, store=True, stream=True)
+            [chunk async for chunk in stream]
+    assert (home.final().status, home.final().choices is None, home.final().stored) == ("failed", False, None)
 
 
 async def test_without_the_logger_these_routes_alone_are_answered_503(home: House) -> None:

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The document says what the gateway does: each operation is tried with what it allows and with what it does not."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import jsonschema_rs
+import pytest
+import schemathesis.openapi
+
+from contract.errors import (
+    InvalidRequest,
+    MethodNotAllowed,
+    MillraceError,
+    OperatorError,
+    PermissionDenied,
+    RateLimited,
+)
+from contract.settings import GatewaySettings
+from gateway import completions, fields, openapi
+from gateway.bodies import chat_body, completion_body
+from gateway.completions import parse_completion
+from gateway.fields import parse_chat
+from gateway.messages import MESSAGE, parse_messages
+from gateway.operations import operations
+from tests.gateway.engine import FakeEngine
+from tests.gateway.house import ASK, House, house, settings
+from tests.gateway.logged import free_port, logger_of
+from tests.gateway.test_quick import VALUES
+from tests.gateway.test_stored import ask
+
+SOAK = int(os.environ.get("MILLRACE_SOAK", "0"))
+BOUNDS = GatewaySettings(max_completion_tokens=100, max_choices=4, max_messages=3)
+NEVER_RAISED = (PermissionDenied, RateLimited)
+CALL = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
+FUNCTION = {"name": "f", "description": "d", "parameters": {}, "strict": True}
+EDGES: list[Any] = [
+    *VALUES, "auto", "none", "low", "json_object", ["text"], ["text", "audio"], [0], [-1], [2**31], [[1], [2]], [[]],
+    [["x"]], ["x", 1], [1, "x"], ["x"] * 5, {"x": 100}, {"x": 101}, {"x": True}, {"type": "text"},
+    {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}, {"type": "text", "json_schema": 1},
+    {"type": "function"}, {"type": "function", "function": {"name": "f"}}, {"type": "function", "function": FUNCTION},
+    [{"type": "function", "function": FUNCTION}], [{"type": "function", "function": {**FUNCTION, "description": 1}}],
+    [{"type": "function", "function": {**FUNCTION, "strict": "no"}}], [{"type": "function", "function": {"x": 1}}],
+    [{"type": "custom", "function": FUNCTION}], [{"role": "user", "content": "x"}] * 4, [{"role": "user"}],
+    {f"k{n}": "v" for n in range(17)}, {"include_usage": 1},
+]  # fmt: skip
+MESSAGES: list[Any] = [
+    {"role": role, "content": "x", **more}
+    for role in ("system", "developer", "user", "assistant", "tool", "function", None)
+    for more in (
+        {}, {"content": None}, {"content": 5}, {"content": []}, {"content": [{"type": "text", "text": "x"}]},
+        {"content": [{"type": "text"}]}, {"content": [{"type": "refusal", "refusal": "x"}]},
+        {"content": [{"type": "image_url", "image_url": {}}]}, {"content": [{"type": "text", "text": "x", "y": 1}]},
+        {"content": [{"type": "text", "text": "x", "y": None}]}, {"name": "n"}, {"name": 1}, {"name": None},
+        {"tool_call_id": "t"}, {"tool_call_id": 1}, {"tool_calls": [CALL]}, {"tool_calls": [{**CALL, "id": None}]},
+        {"tool_calls": [{**CALL, "type": "function", "index": 0}]}, {"tool_calls": [{**CALL, "type": "custom"}]},
+        {"tool_calls": {}}, {"annotations": []}, {"annotations": {}}, {"audio": None}, {"audio": {}},
+        {"function_call": {}}, {"refusal": "r", "reasoning": "x"}, {"reasoning_content": 1}, {"x": 1}, {"x": None},
+    )
+] + [5, None, "x", [], {}]  # fmt: skip
+CHAT, FEEDBACK, ONE = "/v1/chat/completions", "/v1/feedback", "/v1/chat/completions/{completion_id}"
+
+
+async def known_names(home: House) -> dict[str, Any]:
+    """The document, narrowed to names that exist: else almost every answer would be a 404."""
+    async with home.client() as client:
+        kept, going = (await ask(client)).id, (await ask(client)).id
+    async with httpx2.AsyncClient(base_url=home.url) as http:
+        document: dict[str, Any] = (await http.get("/openapi.json")).json()
+    paths = document["paths"]
+    for path in (CHAT, "/v1/completions"):
+        body_of(paths[path]["post"])["properties"]["model"] = {"enum": ["plain", "triage"]}
+    feedback = body_of(paths[FEEDBACK]["post"])
+    if not SOAK:  # the forms are alike, and each takes its time
+        feedback["anyOf"] = [form for form in feedback["anyOf"] if form["properties"]["metric"]["const"] == "label"]
+    for form in feedback["anyOf"]:
+        if form["properties"]["invocation"] != {"type": "null"}:
+            form["properties"]["invocation"] = {"enum": [kept]}
+    for method, operation in [*paths[ONE].items(), *paths[ONE + "/messages"].items()]:
+        operation["parameters"][0]["schema"] = {"enum": [going if method == "delete" else kept]}
+    paths["/v1/models/{name}"]["get"]["parameters"][0]["schema"] = {"enum": ["plain"]}
+    return document
+
+
+def body_of(operation: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = operation["requestBody"]["content"]["application/json"]["schema"]
+    return found
+
+
+def field_schemas() -> list[tuple[str, Any]]:
+    """Every field of a request, with every value at an edge."""
+    tables = {
+        "chat": (fields.APPLIED, fields.EXTRAS, fields.KEPT, fields.ACCEPTED, fields.REFUSED),
+        "completion": (completions.APPLIED, completions.KEPT, completions.ACCEPTED, completions.REFUSED),
+    }
+    own = [("chat", name) for name in fields.OWN] + [("completion", name) for name in completions.OWN]
+    return sorted({*((kind, name) for kind, group in tables.items() for table in group for name in table), *own})
+
+
+@pytest.mark.parametrize(("kind", "field"), field_schemas())
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_schema_of_a_body_takes_what_the_gateway_takes(kind: str, field: str, streamed: bool) -> None:
+    chat = kind == "chat"
+    valid = jsonschema_rs.Draft202012Validator(chat_body(BOUNDS) if chat else completion_body(BOUNDS))
+    base: dict[str, Any] = {"model": "m", "stream": streamed, **({"messages": ASK} if chat else {"prompt": "x"})}
+    for value in EDGES:
+        document = {**base, field: value}
+        try:
+            (parse_chat if chat else parse_completion)(json.loads(json.dumps(document)), BOUNDS)
+            taken = True
+        except InvalidRequest:
+            taken = False
+        assert valid.is_valid(document) == taken, value
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=json.dumps)
+def test_the_schema_of_a_message_takes_what_the_gateway_takes(message: Any) -> None:
+    valid = jsonschema_rs.Draft202012Validator(MESSAGE)
+    try:
+        parse_messages([message], 1)
+        taken = True
+    except InvalidRequest:
+        taken = False
+    assert valid.is_valid(message) == taken
+
+
+@pytest.mark.parametrize("prompts", range(1, 18))
+@pytest.mark.parametrize("n", [None, *range(1, 18)])
+def test_the_schema_of_a_completion_bounds_the_answers_to_all_its_prompts(prompts: int, n: int | None) -> None:
+    valid = jsonschema_rs.Draft202012Validator(completion_body(GatewaySettings(max_choices=16)))
+    document = {"model": "m", "prompt": ["x"] * prompts, "n": n}
+    assert valid.is_valid(document) == (prompts * (n or 1) <= 16)
+    assert valid.is_valid({**document, "prompt": [1] * 40}) == ((n or 1) <= 16)
+
+
+async def test_the_document_has_every_route_and_no_other(home: House) -> None:
+    app: Any = home.server.config.app
+    routes = {(method, route.path.replace(":path", "")) for route in app.routes for method in route.methods}
+    async with httpx2.AsyncClient(base_url=home.url) as http:
+        document = (await http.get("/openapi.json")).json()
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert described == routes
+    schemathesis.openapi.from_dict(document).validate()
+
+
+async def test_every_status_of_every_error_on_the_wire_is_described(home: House) -> None:
+    document = openapi.document(operations(home.settings), "1")
+    described = {
+        int(status) for item in document["paths"].values() for each in item.values() for status in each["responses"]
+    }
+    on_the_wire = {error.status for error in errors_of(MillraceError)} - {MethodNotAllowed.status}
+    assert described - {200} == on_the_wire - {error.status for error in NEVER_RAISED}
+
+
+def errors_of(root: type[MillraceError]) -> list[type[MillraceError]]:
+    found = [each for each in root.__subclasses__() if not issubclass(each, OperatorError)]
+    return found + [deeper for each in found for deeper in errors_of(each)]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(SOAK * 2 + 240)
+async def test_every_operation_does_what_the_document_says(engine: FakeEngine, tmp_path: Path) -> None:
+    configured = settings(tmp_path, engine.url, log_port=free_port(), spool="64MiB")
+    async with house(engine, configured) as home, logger_of(configured, batch_delay=0.01):
+        (tmp_path / "openapi.json").write_text(json.dumps(await known_names(home)))
+        running = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", home.url, "--seed", "1",
+            "--header", f"Authorization: Bearer {home.secret}", "--max-examples", str(max(8, SOAK)), "--no-color",
+            "--phases", "coverage,fuzzing", "--checks", "all", "--suppress-health-check", "all",
+            "--continue-on-failure", "--request-timeout", "120",
+            cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        said = (await running.communicate())[0].decode()
+    assert running.returncode == 0, said
+    print(said)

@@ -15,8 +15,11 @@ from gateway.values import METADATA
 
 _ENGINE = (ModelNotFound, Overloaded, EngineUnavailable, EngineFailed, EngineTimeout)
 _TOLD = {"x-millrace-model-version": "string", "openai-processing-ms": "integer"}
+# A key of two levels would be one that holds the brackets between them.
+_KEYS = {"maxLength": 64, "not": {"pattern": r"\]\["}}
 _METADATA = {
-    "name": "metadata", "in": "query", "style": "deepObject", "explode": True, "schema": schema_of(METADATA),
+    "name": "metadata", "in": "query", "style": "deepObject", "explode": True,
+    "schema": {**schema_of(METADATA), "propertyNames": _KEYS},
 }  # fmt: skip
 
 

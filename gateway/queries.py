@@ -62,6 +62,8 @@ def page_of(pairs: Iterable[tuple[str, str]], *, filtered: bool = False) -> Page
         key = _METADATA.fullmatch(name) if filtered else None
         if key is None and name not in known:
             raise UnknownParameter(f"{name} is not a known parameter of this list", param=name)
+        if key is not None and "][" in key[1]:
+            raise InvalidRequest(f"{name}: metadata has no deeper level", param=name)
         if name in given or (key is not None and key[1] in metadata):
             raise InvalidRequest(f"{name}: is given twice", param=name)
         if key is not None:

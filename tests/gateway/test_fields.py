@@ -107,6 +107,22 @@ def test_a_bad_value_is_named_with_its_field(fields: dict[str, object], param: s
     assert value in error.message
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert parsed(max_tokens=5.0, seed=-2.0).parameters == b'{"max_tokens":5,"seed":-2}'
+
+
+def test_a_number_that_was_rounded_when_it_was_read_is_refused() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"seed":-9223372036854775809}'
+    with pytest.raises(InvalidRequest, match="seed") as caught:
+        parse_chat(parse_body(body), BOUNDS)
+    assert caught.value.param == "seed"
+
+
+@pytest.mark.parametrize(("field", "value"), [("service_tier", 0), ("modalities", [True]), ("tools", [{"type": 1}])])
+def test_a_value_of_another_type_is_no_other_spelling(field: str, value: object) -> None:
+    assert str(refusal(**{field: value}).param).startswith(field)
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_a_known_field_that_cannot_be_honoured_is_refused_by_name(name: str) -> None:
     error = refusal(**{name: {"x": 1}})

@@ -172,7 +172,7 @@ async def test_every_operation_does_what_the_document_says(engine: FakeEngine, t
             sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", home.url, "--seed", "1",
             "--header", f"Authorization: Bearer {home.secret}", "--max-examples", str(max(8, SOAK)), "--no-color",
             "--phases", "coverage,fuzzing", "--checks", "all", "--suppress-health-check", "all",
-            "--continue-on-failure", "--request-timeout", "120",
+            "--continue-on-failure", "--request-timeout", "300", "--max-response-time", "300",
             cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         said = (await running.communicate())[0].decode()

@@ -286,6 +286,7 @@ def test_a_bad_parameter_is_named_with_its_value(name: str, value: str) -> None:
         ([("metadata[a]", "1"), ("metadata[a]", "2")], "metadata[a]"),
         ([("metadata[a]", "x" * 513)], "metadata.a"),
         ([("metadata", "x")], "metadata"),
+        ([("metadata[a][b]", "x")], "metadata[a][b]"),
         ([("colour", "red")], "colour"),
     ],
 )

@@ -22,15 +22,17 @@ UNION
 SELECT i.id, i.producer, i.seq FROM invocations i JOIN erasures e ON e.project = i.project AND e."user" = i."user"
 WHERE i.time <= e.time AND e.invocation IS NULL AND i.cursor > $rows AND e.cursor > $orders
 """
-_EMPTY = f"UPDATE invocations SET {' = NULL, '.join(_EMPTIED)} = NULL WHERE id = ?"
-# A grader's words may quote the answer.
-_SILENCE = "UPDATE scores SET reason = NULL WHERE invocation = ?"
+# A grader's words may quote the answer; a dead letter is a record as it came.
+_OUT = (
+    f"UPDATE invocations SET {' = NULL, '.join(_EMPTIED)} = NULL WHERE id IN (SELECT unnest($ids))",
+    "UPDATE scores SET reason = NULL WHERE invocation IN (SELECT unnest($ids))",
+    "UPDATE amendments SET metadata = NULL WHERE invocation IN (SELECT unnest($ids))",
+    "DELETE FROM dead_letters WHERE (producer, seq) IN (SELECT unnest($producers), unnest($seqs))",
+)
 _SILENCE_NEW = """
 UPDATE scores SET reason = NULL
 WHERE cursor > ? AND reason IS NOT NULL AND invocation IN (SELECT invocation FROM erasures)
 """
-_AMENDED = "UPDATE amendments SET metadata = NULL WHERE invocation = ?"
-_FORGET = "DELETE FROM dead_letters WHERE producer = ? AND seq = ?"
 
 
 def apply_erasures(
@@ -53,8 +55,12 @@ def apply_erasures(
 
 
 def _erase(connection: duckdb.DuckDBPyConnection, rows: int, orders: int) -> None:
-    for invocation, producer, seq in connection.execute(_FOUND, {"rows": rows, "orders": orders}).fetchall():
-        connection.execute(_EMPTY, [invocation]).fetchall()
-        connection.execute(_SILENCE, [invocation]).fetchall()
-        connection.execute(_AMENDED, [invocation]).fetchall()
-        connection.execute(_FORGET, [producer, seq]).fetchall()
+    found = connection.execute(_FOUND, {"rows": rows, "orders": orders}).fetchall()
+    if not found:
+        return
+    ids, producers, seqs = (list(column) for column in zip(*found, strict=True))
+    given = {"ids": ids, "producers": producers, "seqs": seqs}
+    for statement in _OUT:
+        connection.execute(
+            statement, {name: each for name, each in given.items() if f"${name}" in statement}
+        ).fetchall()

@@ -162,6 +162,7 @@ def errors_of(root: type[MillraceError]) -> list[type[MillraceError]]:
     return found + [deeper for each in found for deeper in errors_of(each)]
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.timeout(SOAK * 2 + 240)
 async def test_every_operation_does_what_the_document_says(engine: FakeEngine, tmp_path: Path) -> None:

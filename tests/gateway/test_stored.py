@@ -31,7 +31,7 @@ SHOWN = 60.0
 @pytest.fixture
 async def logged(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[House]:
     configured = settings(tmp_path, engine.url, log_port=free_port())
-    async with house(engine, configured) as home, logger_of(configured):
+    async with house(engine, configured) as home, logger_of(configured, batch_delay=0.02):
         yield home
 
 
@@ -58,6 +58,13 @@ async def there(client: AsyncOpenAI, identifier: str) -> ChatCompletion:
         except openai.NotFoundError:
             assert time.monotonic() < deadline, f"{identifier} is not there after {SHOWN} s"
             await asyncio.sleep(0.02)
+
+
+async def test_a_completion_is_there_with_the_usual_settings_of_the_log(engine: FakeEngine, tmp_path: Path) -> None:
+    configured = settings(tmp_path, engine.url, log_port=free_port())
+    async with house(engine, configured) as home, logger_of(configured), home.client() as client:
+        made = await ask(client)
+        assert (await client.chat.completions.list()).data[0].id == made.id
 
 
 async def test_a_stored_completion_is_what_the_client_got(client: AsyncOpenAI, engine: FakeEngine) -> None:

@@ -43,8 +43,9 @@ def completion_body(settings: GatewaySettings) -> Schema:
 
 
 def feedback_body(metrics: Mapping[str, FeedbackMetric]) -> Schema:
-    """Of feedback: one form for each metric, on an answer or on a conversation."""
-    return {"anyOf": [_feedback(name, metric, on) for name, metric in metrics.items() for on in feedback.SUBJECTS]}
+    """Of feedback: one form for each metric, on an answer or on a conversation; nothing where no metric is declared."""
+    forms = [_feedback(name, metric, on) for name, metric in metrics.items() for on in feedback.SUBJECTS]
+    return {"anyOf": forms} if forms else {"not": {}}
 
 
 def metadata_body() -> Schema:

@@ -2,6 +2,7 @@
 """The document says what the gateway does: each operation is tried with what it allows and with what it does not."""
 
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -21,10 +22,12 @@ from contract.errors import (
     PermissionDenied,
     RateLimited,
 )
-from contract.settings import GatewaySettings
+from contract.ids import new_invocation_id
+from contract.settings import GatewaySettings, Settings
 from gateway import completions, fields, openapi
-from gateway.bodies import chat_body, completion_body
+from gateway.bodies import chat_body, completion_body, feedback_body
 from gateway.completions import parse_completion
+from gateway.feedback import parse_feedback
 from gateway.fields import parse_chat
 from gateway.messages import MESSAGE, parse_messages
 from gateway.operations import operations
@@ -146,6 +149,36 @@ async def test_the_document_has_every_route_and_no_other(home: House) -> None:
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert described == routes
     schemathesis.openapi.from_dict(document).validate()
+
+
+def test_the_document_is_one_where_no_metric_is_declared() -> None:
+    document = openapi.document(operations(Settings()), "1")
+    schemathesis.openapi.from_dict(document).validate()
+    assert body_of(document["paths"][FEEDBACK]["post"]) == {"not": {}}
+
+
+FEEDBACK_VALUES: list[Any] = ["positive", "meh", "", "x" * 600, 0, 1.5, True, None, [], {}]
+
+
+@pytest.mark.parametrize("metric", ["label", "stars", "good", "note", "nothing", None])
+def test_the_schema_of_feedback_takes_what_the_gateway_takes(tmp_path: Path, metric: str | None) -> None:
+    declared = settings(tmp_path, "http://127.0.0.1:9").log.feedback
+    valid = jsonschema_rs.Draft202012Validator(feedback_body(declared))
+    own = new_invocation_id("p", b"s")
+    subjects: list[dict[str, Any]] = [
+        {}, {"invocation": own}, {"conversation": "c"}, {"invocation": own, "conversation": "c"}, {"invocation": 5},
+        {"invocation": own, "conversation": None}, {"conversation": ""}, {"conversation": "c", "choice": 1},
+        {"invocation": own, "choice": 1024}, {"invocation": own, "choice": 1025}, {"invocation": own, "choice": None},
+        {"invocation": own, "author": "a"}, {"invocation": own, "author": 1}, {"invocation": own, "x": 1},
+    ]  # fmt: skip
+    for subject, value in itertools.product(subjects, FEEDBACK_VALUES):
+        document = {**subject, "metric": metric, "value": value}
+        try:
+            parse_feedback(document, declared, "p", b"s", 0)
+            taken = True
+        except InvalidRequest:
+            taken = False
+        assert valid.is_valid(document) == taken, document
 
 
 async def test_every_status_of_every_error_on_the_wire_is_described(home: House) -> None:

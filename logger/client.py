@@ -185,7 +185,7 @@ class LoggerClient:
         return found
 
     async def stored_one(self, project: str, identifier: str) -> Row:
-        """``{"row", "erased"}``: a stored completion, null where there is none; and whether there was one once."""
+        """``{"row", "erased"}``: a stored completion, null where there is none; and whether it was erased."""
         found: Row = await self._get(f"/v1/stored/{identifier}", project=project)
         return found
 

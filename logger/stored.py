@@ -53,10 +53,10 @@ def stored(
 
 
 def stored_one(store: Store, project: str, identifier: str) -> Row:
-    """``{"row", "erased"}``: the stored completion, null where there is none; and whether there was one once."""
-    statement = f"{select(Invocation)} WHERE id = ? AND project = ? AND stored IS NOT NULL"
+    """``{"row", "erased"}``: the stored completion, null where there is none; and whether it was erased."""
+    statement = f"{select(Invocation)} WHERE id = ? AND project = ? AND {_KEPT}"
     rows = decoded(Invocation, store.fetch(statement, [identifier, project]))
-    if not rows:
-        return {"row": None, "erased": False}
-    whole = rows[0]["messages"] is not None and rows[0]["choices"] is not None
-    return {"row": rows[0] if whole else None, "erased": not whole}
+    if rows:
+        return {"row": rows[0], "erased": False}
+    erasures = store.fetch("SELECT 1 FROM erasures WHERE invocation = ? AND project = ? LIMIT 1", [identifier, project])
+    return {"row": None, "erased": bool(erasures)}

@@ -44,7 +44,7 @@ def test_only_whole_answers_of_the_project_that_were_asked_to_be_stored_are_ther
     )
     assert ids(stored(store, "default", 9)) == ["inv_ours"]
     assert stored_one(store, "default", "inv_ours")["row"]["stored"] == {"model": "triage", "created": 1}
-    for name in ("inv_not_asked", "inv_theirs", "inv_none"):
+    for name in ("inv_not_asked", "inv_cut", "inv_failed", "inv_theirs", "inv_none"):
         assert stored_one(store, "default", name) == {"row": None, "erased": False}
 
 

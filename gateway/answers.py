@@ -24,7 +24,7 @@ def kind(name: str) -> Schema:
     return {"const": name}
 
 
-def list_of(item: Schema) -> Schema:
+def listing(item: Schema) -> Schema:
     """A page of a list."""
     return shape(
         {
@@ -72,9 +72,9 @@ COMPLETION = shape(
 )  # fmt: skip
 COMPLETION_EVENTS = events_of({**COMPLETION, "properties": {**COMPLETION["properties"], **_usage_at_its_end}})
 STORED = shape({**CHAT["properties"], "usage": USAGE, "metadata": PAIRS})
-STORED_LIST = list_of(STORED)
+STORED_LIST = listing(STORED)
 DELETED = shape({"id": STRING, "object": kind("chat.completion.deleted"), "deleted": {"const": True}})
-MESSAGE_LIST = list_of(shape({"id": STRING, "role": STRING, "content": MAYBE_STRING, "content_parts": {}}))
+MESSAGE_LIST = listing(shape({"id": STRING, "role": STRING, "content": MAYBE_STRING, "content_parts": {}}))
 MODEL = shape({"id": STRING, "object": kind("model"), "created": COUNT, "owned_by": STRING})
 MODEL_LIST = shape({"object": kind("list"), "data": {"type": "array", "items": MODEL}})
 FEEDBACK = shape(

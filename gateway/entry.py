@@ -20,6 +20,8 @@ from logger.spool import Spool
 
 FREE = frozenset({Status.FAILED, Status.REFUSED})
 """Ends that cost nothing: what went wrong was ours, or nothing was done."""
+_FAR = 2**53
+"""Seconds that no engine's clock has reached."""
 
 
 class Entry:
@@ -155,7 +157,8 @@ class Entry:
     def _stored(self) -> str:
         """What the client was told that the rest of the record does not say."""
         assert self.target is not None, "a complete answer came from somewhere"
-        created = self.meter.created if type(self.meter.created) is int else self._time // NANO
+        said = self.meter.created
+        created = said if type(said) is int and 0 < said < _FAR else self._time // NANO
         return orjson.dumps({"model": self.target.asked, "created": created}).decode()
 
     def _add_usage(self, record: Invocation, prices: PriceBook | None) -> None:

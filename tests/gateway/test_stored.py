@@ -2,6 +2,7 @@
 """Stored completions as the official client sees them, over the real logger."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from contract.records import Amendment, Erasure
 from gateway import stored
 from gateway.checks import shown
 from gateway.queries import Page, page_of
+from tests.gateway import engine as scripted
 from tests.gateway.engine import FakeEngine
 from tests.gateway.house import ASK, House, house, make_key, official_client, settings
 from tests.gateway.logged import free_port, logger_of
@@ -218,6 +220,18 @@ async def test_what_was_not_asked_for_is_not_stored(home: House) -> None:
     async with home.client() as client:
         await client.chat.completions.create(model="plain", messages=ASK)
     assert home.final().stored is None
+
+
+@pytest.mark.parametrize("created", [None, 10**23, -1, 1.5, "now", True])
+async def test_without_an_engines_time_it_is_that_of_the_request(
+    home: House, created: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = scripted.frame
+    monkeypatch.setattr(scripted, "frame", lambda *given: {**frame(*given), "created": created})
+    async with home.client() as client:
+        await client.chat.completions.create(model="plain", messages=ASK, store=True)
+    record = home.final()
+    assert json.loads(record.stored or "") == {"model": "plain", "created": record.time // 10**9}
 
 
 async def test_what_was_not_completed_is_not_stored(home: House, engine: FakeEngine) -> None:

@@ -31,7 +31,7 @@ from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
 from gateway.embeddings import parse_embeddings
 from gateway.entry import Entry
-from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
+from gateway.fields import parse_body, parse_chat
 from gateway.limits import Reservation
 from gateway.metrics import FIRST_TOKEN
 from gateway.providers import Feed, Provider
@@ -46,6 +46,7 @@ from gateway.translation import Translation
 from gateway.turn import Turn
 from gateway.upstream import CONNECT_TIMEOUT, Answer
 from gateway.usage import Document
+from gateway.values import MAX_MODEL_NAME
 from gateway.worker import Leaving, Worker
 
 _PARSERS = {

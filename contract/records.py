@@ -19,7 +19,7 @@ from typing import Annotated, Literal, cast
 import msgspec
 from msgspec import Meta
 
-SCHEMA = 1
+SCHEMA = 2
 """The schema version written by this release; one number for all kinds."""
 
 CHAT = "/v1/chat/completions"
@@ -106,6 +106,10 @@ class Invocation(Record, kw_only=True, tag="invocation"):
     ] = None
     total_ns: Annotated[int | None, Meta(description="nanoseconds from arrival to the last byte")] = None
     overhead_ns: Annotated[int | None, Meta(description="total less the time spent waiting for the engine")] = None
+    stored: Annotated[
+        Json | None,
+        Meta(description="model and created of the answer, where the client asked to store it; null: it did not"),
+    ] = None
 
 
 class Score(Record, kw_only=True, tag="score"):
@@ -162,12 +166,21 @@ class Decision(Record, kw_only=True, tag="decision"):
 
 
 class Erasure(Record, kw_only=True, tag="erasure"):
-    """Payload and user ids were taken out; the meter part stays."""
+    """Payload, metadata and user ids are taken out; the meter part stays."""
 
     project: Annotated[str, Meta(description="project")]
     by: Annotated[str, Meta(description="who asked for it")]
-    user: Annotated[str | None, Meta(description="all invocations of this user")] = None
+    user: Annotated[str | None, Meta(description="all invocations of this user until then")] = None
     invocation: Annotated[str | None, Meta(description="this one invocation")] = None
+
+
+class Amendment(Record, kw_only=True, tag="amendment"):
+    """The metadata of one invocation is replaced; the newest by its time holds."""
+
+    project: Annotated[str, Meta(description="project")]
+    by: Annotated[str, Meta(description="id of the key that asked for it")]
+    invocation: Annotated[str, Meta(description="the invocation")]
+    metadata: Annotated[Json | None, Meta(description="its metadata from then on; null: it has none, or was erased")]
 
 
 class TrainingStep(Record, kw_only=True, tag="training_step"):
@@ -181,10 +194,10 @@ class TrainingStep(Record, kw_only=True, tag="training_step"):
     ]
 
 
-AnyRecord = Invocation | Score | Feedback | Charge | Decision | Erasure | TrainingStep
+AnyRecord = Invocation | Score | Feedback | Charge | Decision | Erasure | Amendment | TrainingStep
 KINDS: dict[str, type[Record]] = {
     cast(str, kind.__struct_config__.tag): kind
-    for kind in (Invocation, Score, Feedback, Charge, Decision, Erasure, TrainingStep)
+    for kind in (Invocation, Score, Feedback, Charge, Decision, Erasure, Amendment, TrainingStep)
 }
 
 

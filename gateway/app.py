@@ -7,19 +7,20 @@ Whatever is raised below, the client sees ``{"error": {message, type, param, cod
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.errors import (
@@ -34,19 +35,22 @@ from contract.errors import (
 )
 from contract.ids import new_id
 from contract.money import NANO
-from gateway.asked import ENDPOINTS
-from gateway.client import ClientGone, header, read_body
+from contract.settings import Settings
+from gateway import openapi, stored
+from gateway.asked import CHAT, ENDPOINTS
+from gateway.caller import body_of, key_of, worker_of
+from gateway.client import ClientGone
 from gateway.door import Door
 from gateway.feedback import as_answer, parse_feedback
-from gateway.fields import parse_body
-from gateway.keys import Key
 from gateway.metrics import DURATION, REQUESTS
+from gateway.operations import operations
 from gateway.relay import relay
 from gateway.rendering import error_headers
 from gateway.worker import Worker
+from logger.client import LoggerClient
 
 MODELS, FEEDBACK = "/v1/models", "/v1/feedback"
-OPERATIONS = ("/health", "/ready", "/metrics", "/version")
+OPERATIONS = ("/health", "/ready", "/metrics", "/version", openapi.PATH)
 _ROUTES = frozenset({MODELS, FEEDBACK, *OPERATIONS, *(endpoint.path for endpoint in ENDPOINTS)})
 _log = logging.getLogger(__name__)
 
@@ -58,14 +62,18 @@ def create_app(worker: Worker) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await worker.start()
         app.state.worker = worker
+        log = LoggerClient(worker.settings.log.url, worker.installation.token("logger"), stored.ANSWER_SECONDS)
         try:
-            yield
+            async with log:
+                app.state.logger = log
+                yield
         finally:
             await worker.close()
 
     app = FastAPI(title="Millrace", version=_release(), lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     for endpoint in ENDPOINTS:
         app.router.routes.append(Route(endpoint.path, _only_at_the_door, methods=["POST"]))
+    app.include_router(stored.router)
     app.add_api_route(MODELS, list_models, methods=["GET"])
     app.add_api_route(MODELS + "/{name:path}", retrieve_model, methods=["GET"])
     app.add_api_route(FEEDBACK, post_feedback, methods=["POST"])
@@ -73,6 +81,7 @@ def create_app(worker: Worker) -> FastAPI:
     app.add_api_route("/ready", ready, methods=["GET"])
     app.add_api_route("/metrics", metrics, methods=["GET"])
     app.add_api_route("/version", version, methods=["GET"])
+    app.add_api_route(openapi.PATH, _document_of(worker.settings), methods=["GET"])
     app.add_exception_handler(MillraceError, _render)
     app.add_exception_handler(HTTPException, _render)
     app.add_exception_handler(RequestValidationError, _render)
@@ -136,27 +145,22 @@ def error_response(error: MillraceError, headers: dict[str, str] | None = None) 
 
 async def list_models(request: Request) -> dict[str, Any]:
     """Public names that a request may ask for; never a path or a version."""
-    _authenticate(request)
-    return {"object": "list", "data": [_model(request, name) for name in _worker(request).routes.snapshot.aliases]}
+    key_of(request)
+    return {"object": "list", "data": [_model(request, name) for name in worker_of(request).routes.snapshot.aliases]}
 
 
 async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     """One public name."""
-    _authenticate(request)
-    if name not in _worker(request).routes.snapshot.aliases:
+    key_of(request)
+    if name not in worker_of(request).routes.snapshot.aliases:
         raise ModelNotFound(f"there is no model {name!r} here; GET /v1/models lists what there is", param="model")
     return _model(request, name)
 
 
 async def post_feedback(request: Request) -> dict[str, Any]:
     """Writes down what a user said."""
-    worker, key = _worker(request), _authenticate(request)
-    worker.accept()
-    reservation = worker.limits.reserve()
-    try:
-        body = parse_body(await read_body(request.scope, request.receive, worker.settings.gateway))
-    finally:
-        reservation.settle()
+    worker, key = worker_of(request), key_of(request)
+    body = await body_of(request)
     record = parse_feedback(body, worker.settings.log.feedback, key.project, worker.secret, time.time_ns())
     worker.spool.append(record)
     return as_answer(record)
@@ -169,7 +173,7 @@ async def health() -> dict[str, str]:
 
 async def ready(request: Request) -> Response:
     """Whether this process should get requests, and if not, why not."""
-    reasons = _worker(request).unready()
+    reasons = worker_of(request).unready()
     if not reasons:
         return JSONResponse({"ready": True, "reasons": []})
     error = Overloaded("; ".join(reasons), code="not_ready", retry_after=1.0)
@@ -178,12 +182,21 @@ async def ready(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Prometheus metrics over all workers."""
-    return Response(_worker(request).metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(worker_of(request).metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def version() -> dict[str, str]:
     """Which release this is."""
     return {"version": _release()}
+
+
+def _document_of(settings: Settings) -> Callable[[], Awaitable[Response]]:
+    page = orjson.dumps(openapi.document(operations(settings), _release()))
+
+    async def describe() -> Response:
+        return Response(page, media_type=openapi.JSON)
+
+    return describe
 
 
 async def _render(request: Request, error: Exception) -> Response:
@@ -197,11 +210,17 @@ async def _render(request: Request, error: Exception) -> Response:
         if error.status_code == 404:
             return error_response(NotFound(f"there is no route {method} {path}"))
         if error.status_code == 405:
-            return error_response(MethodNotAllowed(f"{path} does not take {method}"), dict(error.headers or {}))
+            return error_response(MethodNotAllowed(f"{path} does not take {method}"), {"allow": _allowed(request)})
         return error_response(InvalidRequest(str(error.detail)))
     if isinstance(error, RequestValidationError):
         return error_response(InvalidRequest(str(error)))
     raise error
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path, over all its routes."""
+    there = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in there for method in route.methods}))
 
 
 def _release() -> str:
@@ -211,17 +230,8 @@ def _release() -> str:
         return "source"  # run from a source tree that was not installed
 
 
-def _worker(request: Request) -> Worker:
-    worker: Worker = request.app.state.worker
-    return worker
-
-
-def _authenticate(request: Request) -> Key:
-    return _worker(request).keys.authenticate(header(request.scope, b"authorization"), time.time_ns())
-
-
 def _model(request: Request, name: str) -> dict[str, Any]:
-    snapshot = _worker(request).routes.snapshot
+    snapshot = worker_of(request).routes.snapshot
     version = snapshot.versions.get(snapshot.aliases[name].version or "")
     created_ns = version.created_ns if version is not None else 0
     return {"id": name, "object": "model", "created": created_ns // NANO, "owned_by": "millrace"}
@@ -231,4 +241,6 @@ def _route(path: str) -> str:
     """The route of a path, for metrics: one of a few names."""
     if path in _ROUTES:
         return path
+    if path.startswith(CHAT.path + "/"):
+        return stored.MESSAGES if path.endswith("/messages") else stored.ROUTE
     return MODELS + "/{name}" if path.startswith(MODELS + "/") else "other"

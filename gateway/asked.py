@@ -52,6 +52,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     n: int = 1
     """Answers to each prompt."""
+    store: bool = False
+    """The answer is to be found again under its id."""
     echo: dict[str, Any] | None = None
     """What the answer repeats of a request for a response; None where the answer is the engine's own."""
 

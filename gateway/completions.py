@@ -14,7 +14,7 @@ from gateway.asked import COMPLETIONS, Asked
 from gateway.checks import Check, integer, only, refused, text
 from gateway.fields import APPLIED as CHAT_APPLIED
 from gateway.fields import EXTRAS, check_fields, check_model, check_stream
-from gateway.prompts import check_prompts
+from gateway.prompts import PROMPT, how_many
 
 _LIKE_CHAT = ("frequency_penalty", "logit_bias", "n", "presence_penalty", "seed", "stop", "temperature", "top_p")
 
@@ -43,11 +43,12 @@ def parse_completion(document: dict[str, Any], settings: GatewaySettings) -> Ask
     """
     given, checked = check_fields(document, OWN, _KNOWN, "completion", settings)
     stream, include_usage = check_stream(given)
-    prompts = check_prompts("prompt", given.get("prompt"))
+    prompt = PROMPT("prompt", given.get("prompt"))
+    prompts = how_many(prompt)
     n = checked.get("n", 1)
-    if len(prompts) * n > settings.max_choices:
+    if prompts * n > settings.max_choices:
         raise InvalidRequest(
-            f"prompt: {len(prompts)} prompts with n = {n} are more than the {settings.max_choices} answers allowed "
+            f"prompt: {prompts} prompts with n = {n} are more than the {settings.max_choices} answers allowed "
             "(gateway.max_choices)",
             param="prompt",
         )
@@ -55,7 +56,7 @@ def parse_completion(document: dict[str, Any], settings: GatewaySettings) -> Ask
     return Asked(
         endpoint=COMPLETIONS,
         model=check_model(given.get("model")),
-        prompt=orjson.dumps(given["prompt"]),
+        prompt=orjson.dumps(prompt),
         parameters=orjson.dumps(parameters),
         stream=stream,
         include_usage=include_usage,

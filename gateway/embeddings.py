@@ -10,7 +10,7 @@ from contract.settings import GatewaySettings
 from gateway.asked import EMBEDDINGS, Asked
 from gateway.checks import Check, integer, one_of, text
 from gateway.fields import check_fields, check_model
-from gateway.prompts import check_prompts
+from gateway.prompts import PROMPT, how_many
 
 _MAX_DIMENSIONS = 2**16
 
@@ -34,16 +34,16 @@ def parse_embeddings(document: dict[str, Any], settings: GatewaySettings) -> Ask
         InvalidRequest: naming the field and its value.
     """
     given, checked = check_fields(document, OWN, {**APPLIED, **KEPT}, "embeddings", settings)
-    texts = check_prompts("input", given.get("input"))
-    if len(texts) > settings.max_messages:
+    prompt = PROMPT("input", given.get("input"))
+    if how_many(prompt) > settings.max_messages:
         raise InvalidRequest(
-            f"input: {len(texts)} are more than the {settings.max_messages} allowed (gateway.max_messages)",
+            f"input: {how_many(prompt)} are more than the {settings.max_messages} allowed (gateway.max_messages)",
             param="input",
         )
     return Asked(
         endpoint=EMBEDDINGS,
         model=check_model(given.get("model")),
-        prompt=orjson.dumps(given["input"]),
+        prompt=orjson.dumps(prompt),
         parameters=orjson.dumps({name: value for name, value in checked.items() if name in APPLIED}),
         stream=False,
         include_usage=False,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import orjson
 
+from contract.money import NANO
 from contract.prices import PriceBook
 from contract.records import Invocation, Status
 from contract.settings import PayloadPolicy
@@ -19,6 +20,8 @@ from logger.spool import Spool
 
 FREE = frozenset({Status.FAILED, Status.REFUSED})
 """Ends that cost nothing: what went wrong was ours, or nothing was done."""
+_FAR = 2**53
+"""Seconds that no engine's clock has reached."""
 
 
 class Entry:
@@ -108,7 +111,7 @@ class Entry:
     ) -> Invocation:
         request, target, meter, policy = self.request, self.target, self.meter, self._policy
         payload, ended = policy.payload == "on", status is not Status.OPEN
-        answered = meter.started
+        answered, whole = meter.started, status is Status.COMPLETE
         usage: Usage | None = None
         cost = price_version = None
         if self.watch.reached and status is not Status.REFUSED and (answered or status is not Status.FAILED):
@@ -153,7 +156,15 @@ class Entry:
             first_byte_ns=self._first_byte_ns,
             total_ns=elapsed,
             overhead_ns=elapsed - self.watch.waited_ns if elapsed is not None else None,
+            stored=self._stored() if request and request.store and answered and payload and whole else None,
         )
+
+    def _stored(self) -> str:
+        """What the client was told that the rest of the record does not say."""
+        assert self.target is not None, "a complete answer came from somewhere"
+        said = self.meter.created
+        created = said if type(said) is int and 0 < said < _FAR else self._time // NANO
+        return orjson.dumps({"model": self.target.asked, "created": created}).decode()
 
     def _cost(self, usage: Usage, prices: PriceBook) -> tuple[int, str]:
         """Nano-dollars, and the price version that says so."""

@@ -9,11 +9,23 @@ from contract.errors import InvalidRequest, NotFound, UnknownParameter
 from contract.ids import invocation_of, is_own_invocation, new_id
 from contract.records import Feedback
 from contract.settings import FeedbackMetric
-from gateway.checks import Check, flag, integer, invalid, known_members, number, one_of, text
+from gateway.checks import Check, described, flag, integer, invalid, known_members, number, one_of, text
 
 _FIELDS = frozenset({"invocation", "conversation", "choice", "metric", "value", "author"})
 _BIG = 1e308
 _LONGEST = {"label": 512, "comment": 64 * 1024, "demonstration": 1024 * 1024}
+
+
+def _short(field: str, value: Any) -> str:
+    if not 0 < len(text(field, value)) <= 512:
+        raise invalid(field, value, "is not 1 to 512 characters long")
+    return str(value)
+
+
+SHORT = described(_short, {"type": "string", "minLength": 1, "maxLength": 512})
+CHOICE = integer(0, 1024)
+SUBJECTS: dict[str, Check] = {"invocation": text, "conversation": SHORT}
+"""What feedback is on: one of them."""
 
 
 def parse_feedback(
@@ -41,11 +53,11 @@ def parse_feedback(
         time=now_ns,
         project=project,
         metric=metric,
-        value=orjson.dumps(_check(metrics[metric])("value", given.get("value"))).decode(),
+        value=orjson.dumps(value_check(metrics[metric])("value", given.get("value"))).decode(),
         invocation=_own(text("invocation", given["invocation"]), project, secret) if "invocation" in given else None,
-        choice=integer(0, 1024)("choice", given["choice"]) if "choice" in given else None,
-        conversation=_short("conversation", given["conversation"]) if "conversation" in given else None,
-        author=_short("author", given["author"]) if "author" in given else None,
+        choice=CHOICE("choice", given["choice"]) if "choice" in given else None,
+        conversation=SHORT("conversation", given["conversation"]) if "conversation" in given else None,
+        author=SHORT("author", given["author"]) if "author" in given else None,
     )
 
 
@@ -58,7 +70,8 @@ def as_answer(record: Feedback) -> dict[str, Any]:
     return {"id": record.id, "object": "feedback", "created": record.time // 1_000_000_000, **said}
 
 
-def _check(metric: FeedbackMetric) -> Check:
+def value_check(metric: FeedbackMetric) -> Check:
+    """What a value of the metric must be."""
     if metric.type == "boolean":
         return flag
     if metric.type == "number":
@@ -72,7 +85,7 @@ def _check(metric: FeedbackMetric) -> Check:
             raise invalid(field, value, f"is longer than {longest} characters")
         return str(value)
 
-    return check
+    return described(check, {"type": "string", "maxLength": longest})
 
 
 def _own(reference: str, project: str, secret: bytes) -> str:
@@ -80,12 +93,6 @@ def _own(reference: str, project: str, secret: bytes) -> str:
     if not is_own_invocation(invocation, project, secret):
         raise NotFound(f"there is no invocation {reference!r}", param="invocation")
     return invocation
-
-
-def _short(field: str, value: Any) -> str:
-    if not 0 < len(text(field, value)) <= 512:
-        raise invalid(field, value, "is not 1 to 512 characters long")
-    return str(value)
 
 
 def _no_metrics() -> str:

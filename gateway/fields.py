@@ -20,7 +20,6 @@ from gateway.checks import (
     flag,
     integer,
     invalid,
-    json_object,
     known_members,
     list_of,
     number,
@@ -31,74 +30,24 @@ from gateway.checks import (
     whole,
 )
 from gateway.messages import parse_messages
-from gateway.schemas import check_schema
+from gateway.values import (
+    ANYTHING,
+    LOGIT_BIAS,
+    METADATA,
+    MODEL,
+    RESPONSE_FORMAT,
+    STOP,
+    TOOL,
+    TOOL_CHOICE,
+)
 
 _INT64 = 2**63
-MAX_MODEL_NAME = 256
 _LONGEST = frozenset({"max_tokens", "max_completion_tokens"})
-
-
-def _stop(field: str, value: Any) -> Any:
-    return value if isinstance(value, str) else list_of(text, 16)(field, value)
-
-
-def _logit_bias(field: str, value: Any) -> dict[str, float]:
-    biases = json_object(field, value)
-    return {token: number(-100, 100)(f"{field}.{token}", bias) for token, bias in biases.items()}
-
-
-def _metadata(field: str, value: Any) -> dict[str, str]:
-    pairs = json_object(field, value)
-    if len(pairs) > 16:
-        raise InvalidRequest(f"{field}: {len(pairs)} keys are more than the 16 allowed", param=field)
-    for key, said in pairs.items():
-        if len(key) > 64 or len(text(f"{field}.{key}", said)) > 512:
-            raise invalid(f"{field}.{key}", said, "is too long: 64 characters a key, 512 a value")
-    return pairs
-
-
-def _response_format(field: str, value: Any) -> dict[str, Any]:
-    members = known_members(field, value, {"type", "json_schema"})
-    kind = one_of("text", "json_object", "json_schema")(f"{field}.type", members.get("type"))
-    if kind == "json_schema":
-        described = json_object(f"{field}.json_schema", members.get("json_schema"))
-        if isinstance(described.get("schema"), dict):
-            check_schema(f"{field}.json_schema.schema", described["schema"])
-    return members
-
-
-def _tool(field: str, value: Any) -> dict[str, Any]:
-    members = known_members(field, value, {"type", "function"})
-    only("function")(f"{field}.type", members.get("type"))
-    known = {"name", "description", "parameters", "strict"}
-    function = known_members(f"{field}.function", members.get("function"), known)
-    text(f"{field}.function.name", function.get("name"))
-    if isinstance(function.get("parameters"), dict):
-        check_schema(f"{field}.function.parameters", function["parameters"])
-    return {"type": "function", "function": function}
-
-
-def _tool_choice(field: str, value: Any) -> Any:
-    if isinstance(value, str):
-        return one_of("none", "auto", "required")(field, value)
-    members = known_members(field, value, {"type", "function"})
-    only("function")(f"{field}.type", members.get("type"))
-    function = known_members(f"{field}.function", members.get("function"), {"name"})
-    text(f"{field}.function.name", function.get("name"))
-    return {"type": "function", "function": function}
-
-
-def _modalities(field: str, value: Any) -> list[str]:
-    return list(list_of(only("text"), 4)(field, value))
-
-
-def _anything(_field: str, value: Any) -> Any:
-    return value
 
 
 APPLIED: dict[str, Check] = {
     "frequency_penalty": number(-2, 2),
-    "logit_bias": _logit_bias,
+    "logit_bias": LOGIT_BIAS,
     "logprobs": flag,
     "max_completion_tokens": whole,
     "max_tokens": whole,
@@ -106,12 +55,12 @@ APPLIED: dict[str, Check] = {
     "parallel_tool_calls": flag,
     "presence_penalty": number(-2, 2),
     "reasoning_effort": one_of("none", "minimal", "low", "medium", "high", "xhigh"),
-    "response_format": _response_format,
+    "response_format": RESPONSE_FORMAT,
     "seed": integer(-_INT64, _INT64 - 1),
-    "stop": _stop,
+    "stop": STOP,
     "temperature": number(0, 2),
-    "tool_choice": _tool_choice,
-    "tools": list_of(_tool, 128),
+    "tool_choice": TOOL_CHOICE,
+    "tools": list_of(TOOL, 128),
     "top_logprobs": integer(0, 20),
     "top_p": number(0, 1, above=True),
 }
@@ -131,18 +80,17 @@ EXTRAS: dict[str, Check] = {
     "top_k": integer(-1, 2**31 - 1),
 }
 """The engine's own sampling fields that clients may use."""
-KEPT: dict[str, Check] = {"metadata": _metadata, "safety_identifier": text, "user": text}
+KEPT: dict[str, Check] = {"metadata": METADATA, "safety_identifier": text, "store": flag, "user": text}
 """For the record alone."""
 ACCEPTED: dict[str, Check] = {
-    "modalities": _modalities,
-    "prediction": _anything,
+    "modalities": list_of(only("text"), 4),
+    "prediction": ANYTHING,
     "prompt_cache_key": text,
-    "prompt_cache_options": _anything,
+    "prompt_cache_options": ANYTHING,
     "prompt_cache_retention": text,
     "service_tier": only("auto", "default"),
-    "store": flag,
 }
-"""Without effect: hints about speed and storage that change no answer, or the only value there is."""
+"""Without effect: hints about speed that change no answer, or the only value there is."""
 REFUSED: dict[str, Check] = {
     "audio": refused("no model here speaks"),
     "function_call": refused("it is deprecated; use tool_choice"),
@@ -197,6 +145,7 @@ def parse_chat(document: dict[str, Any], settings: GatewaySettings) -> Asked:
         user=checked.get("user", checked.get("safety_identifier")),
         metadata=checked.get("metadata"),
         n=checked.get("n", 1),
+        store=checked.get("store", False),
     )
 
 
@@ -226,10 +175,7 @@ def check_model(value: Any) -> str:
     """The name of a model."""
     if value is None:
         raise InvalidRequest("model: is missing", param="model")
-    name = text("model", value)
-    if not 0 < len(name) <= MAX_MODEL_NAME:
-        raise invalid("model", name, f"is not 1 to {MAX_MODEL_NAME} characters long")
-    return name
+    return MODEL("model", value)
 
 
 def check_stream(given: Mapping[str, Any]) -> tuple[bool, bool]:

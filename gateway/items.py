@@ -5,20 +5,24 @@ A function call belongs to the assistant's message before it, and so does what i
 templates know of both in this form alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from contract.errors import InvalidRequest, UnsupportedParameter
 from gateway.checks import (
     Check,
+    Schema,
     invalid,
     json_list,
     json_object,
     known_members,
     list_of,
+    members_of,
+    object_of,
     one_of,
     only,
     refused,
+    schema_of,
     shown,
     text,
 )
@@ -75,7 +79,9 @@ class _Conversation:
 
     def add(self, field: str, value: Any) -> None:
         item = json_object(field, value)
-        kind = item.get("type") or ("message" if "role" in item else None)
+        kind = item.get("type")
+        if kind is None and item.get("role") is not None:
+            kind = "message"
         if not isinstance(kind, str) or kind not in _ITEMS:
             raise UnsupportedParameter(
                 f"{field}.type: {shown(kind)} items are not supported here", param=f"{field}.type"
@@ -116,13 +122,13 @@ class _Conversation:
         self._other({"role": "tool", "tool_call_id": identifier, "content": output})
 
     def _thought(self, field: str, members: dict[str, Any]) -> None:
-        parts = list_of(_reasoning_text, 1024)(f"{field}.content", members.get("content", []))
+        parts = _reasoned(f"{field}.content", members.get("content", []))
         json_list(f"{field}.summary", members.get("summary", []))  # without effect: of no use to a model
         if not parts and "encrypted_content" in members:
             raise UnsupportedParameter(
                 f"{field}.encrypted_content cannot be read here", param=f"{field}.encrypted_content"
             )
-        self._reasoning += "".join(parts)
+        self._reasoning += "".join(part["text"] for part in parts)
 
     def _answer(self, **members: Any) -> dict[str, Any]:
         reasoning, self._reasoning = self._reasoning, ""
@@ -158,7 +164,51 @@ def _part(field: str, value: Any, may_refuse: bool) -> dict[str, str]:
     return {"type": name, name: text(f"{field}.{name}", members.get(name))}
 
 
-def _reasoning_text(field: str, value: Any) -> str:
-    members = known_members(field, value, {"type", "text"})
-    only("reasoning_text")(f"{field}.type", members.get("type"))
-    return text(f"{field}.text", members.get("text"))
+_reasoned = list_of(members_of({"type": only("reasoning_text"), "text": text}, ["type", "text"]), 1024)
+_TEXT = schema_of(text)
+
+
+def _schema(kind: str, members: Mapping[str, Schema], required: Collection[str]) -> Schema:
+    """Of an item or a part; of the members that are not named here any value is taken."""
+    known = {**_ITEMS, **_TEXT_PARTS, "refusal": frozenset({"refusal"})}[kind]
+    given = {name: members.get(name, {}) for name in sorted(known)}
+    for name in known & _TOOLS_ELSEWHERE.keys():
+        given[name] = schema_of(_TOOLS_ELSEWHERE[name])
+    return object_of({"type": {"const": kind}, **given}, required)
+
+
+def _content_schema(*kinds: str) -> Schema:
+    parts = []
+    for kind in kinds:
+        name = "refusal" if kind == "refusal" else "text"
+        parts.append(_schema(kind, {name: _TEXT}, ["type", name]))
+    return {"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": parts}}]}
+
+
+def _message_schema(roles: Collection[str], *kinds: str) -> Schema:
+    members: dict[str, Schema] = {"role": {"enum": [*roles]}, "content": _content_schema(*kinds)}
+    return _schema("message", members, ["role", "content"])
+
+
+_CALL = {"arguments": _TEXT, "call_id": _TEXT, "name": _TEXT}
+_THOUGHT = _schema("reasoning", {"content": schema_of(_reasoned), "summary": schema_of(json_list)}, ["type"])
+_IN_THE_CLEAR: Schema = {
+    "anyOf": [
+        {"properties": {"encrypted_content": {"type": "null"}}},
+        {"properties": {"content": {"type": "array", "minItems": 1}}, "required": ["content"]},
+    ]
+}
+ITEM: Schema = {
+    "anyOf": [
+        _message_schema([role for role in _ROLES if role != "assistant"], *_TEXT_PARTS),
+        _message_schema(["assistant"], *_TEXT_PARTS, "refusal"),
+        _schema("function_call", _CALL, ["type", *_CALL]),
+        _schema(
+            "function_call_output",
+            {"output": _content_schema(*_TEXT_PARTS), "call_id": _TEXT},
+            ["type", "output", "call_id"],
+        ),
+        {**_THOUGHT, "allOf": [_IN_THE_CLEAR]},
+    ]
+}
+"""One item, as `parse_input` takes it."""

@@ -4,7 +4,7 @@
 from typing import Any
 
 from contract.errors import InvalidRequest, UnsupportedParameter
-from gateway.checks import invalid, json_list, json_object, known_members, one_of, text
+from gateway.checks import Schema, invalid, json_list, json_object, known_members, object_of, one_of, schema_of, text
 
 _TEXT_PARTS = ("text", "refusal")
 _OTHER_PARTS = ("image_url", "input_audio", "file")
@@ -44,7 +44,7 @@ def _message(field: str, value: Any) -> dict[str, Any]:
     for name in _REFUSED:
         if name in members:
             raise UnsupportedParameter(f"{field}.{name} is not supported here", param=f"{field}.{name}")
-    if not members.get("annotations", ()):
+    if not json_list(f"{field}.annotations", members.get("annotations", [])):
         members.pop("annotations", None)
     if "content" in members:
         members["content"] = _content(f"{field}.content", members["content"])
@@ -91,3 +91,31 @@ def _tool_call(field: str, value: Any) -> dict[str, Any]:
             "arguments": text(f"{field}.function.arguments", function.get("arguments")),
         },
     }
+
+
+_TEXT = schema_of(text)
+_PARTS = [object_of({"type": {"const": kind}, kind: _TEXT}, ["type", kind]) for kind in _TEXT_PARTS]
+_CALL = object_of(
+    {
+        "id": _TEXT, "type": {"const": "function"}, "index": {},
+        "function": object_of({"name": _TEXT, "arguments": _TEXT}, ["name", "arguments"]),
+    },
+    ["id", "function"],
+)  # fmt: skip
+_SCHEMAS: dict[str, Schema] = {
+    "annotations": schema_of(json_list),
+    "content": {"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": _PARTS}}]},
+    "tool_calls": {"type": "array", "items": _CALL},
+    **dict.fromkeys(("name", "reasoning", "reasoning_content", "refusal", "tool_call_id"), _TEXT),
+    **{name: {"not": {}} for name in _REFUSED},
+}
+
+
+def _schema(role: str) -> Schema:
+    members = {"role": {"const": role}, **{name: _SCHEMAS[name] for name in sorted(_FIELDS[role])}}
+    needed = [] if role == "assistant" else ["content"]
+    return object_of(members, ["role", *needed, *(["tool_call_id"] if role == "tool" else [])])
+
+
+MESSAGE: Schema = {"anyOf": [_schema(role) for role in _FIELDS]}
+"""One message, as `parse_messages` takes it."""

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from contract.settings import GatewaySettings
 from gateway.asked import CHAT, Asked
-from gateway.fields import MAX_MODEL_NAME
+from gateway.values import MAX_MODEL_NAME
 
 _Sampling = Annotated[float, Meta(ge=-2, le=2)]
 _Count = Annotated[int, Meta(ge=1)]
@@ -49,10 +49,11 @@ class _Usual(_Parameters, forbid_unknown_fields=True, kw_only=True):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     user: str | None = None
+    store: bool | None = None
     metadata: Annotated[dict[_Short, _Long], Meta(max_length=16)] | None = None
 
 
-_NOT_PARAMETERS: tuple[str, list[_Message], None, None, None, None] = ("", [], None, None, None, None)
+_NOT_PARAMETERS: tuple[str, list[_Message], None, None, None, None, None] = ("", [], None, None, None, None, None)
 _decoder = msgspec.json.Decoder(_Usual)
 _encoder = msgspec.json.Encoder()
 
@@ -74,9 +75,11 @@ def usual_chat(body: bytes, settings: GatewaySettings) -> Asked | None:
     ):
         return None
     model, messages = asked.model, asked.messages
-    user, metadata = asked.user, asked.metadata
+    user, metadata, store = asked.user, asked.metadata, asked.store
     # What is left of it once the rest is back at its defaults, which are not written, are the parameters.
-    asked.model, asked.messages, asked.stream, asked.stream_options, asked.user, asked.metadata = _NOT_PARAMETERS
+    (
+        asked.model, asked.messages, asked.stream, asked.stream_options, asked.user, asked.metadata, asked.store,
+    ) = _NOT_PARAMETERS  # fmt: skip
     return Asked(
         endpoint=CHAT,
         model=model,
@@ -89,4 +92,5 @@ def usual_chat(body: bytes, settings: GatewaySettings) -> Asked | None:
         user=user,
         metadata=metadata,
         n=asked.n or 1,
+        store=bool(store),
     )

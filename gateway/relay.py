@@ -27,7 +27,7 @@ from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
 from gateway.embeddings import parse_embeddings
 from gateway.entry import Entry
-from gateway.fields import MAX_MODEL_NAME, parse_body, parse_chat
+from gateway.fields import parse_body, parse_chat
 from gateway.limits import Reservation
 from gateway.providers import Feed, Provider
 from gateway.quick import usual_chat
@@ -38,6 +38,7 @@ from gateway.routes import Target
 from gateway.strand import NEVER, Strand
 from gateway.turn import Turn
 from gateway.upstream import CONNECT_TIMEOUT, Answer
+from gateway.values import MAX_MODEL_NAME
 from gateway.worker import Leaving, Worker
 
 _PARSERS = {

@@ -18,95 +18,31 @@ from gateway.checks import (
     flag,
     integer,
     invalid,
-    json_object,
     known_members,
     list_of,
     number,
-    one_of,
     only,
     refused,
     text,
     whole,
 )
 from gateway.fields import ACCEPTED as CHAT_ACCEPTED
-from gateway.fields import APPLIED as CHAT_APPLIED
 from gateway.fields import EXTRAS, check_fields, check_model
 from gateway.fields import KEPT as CHAT_KEPT
 from gateway.items import parse_input
-
-LOGPROBS = "message.output_text.logprobs"
-_INCLUDED = (LOGPROBS, "reasoning.encrypted_content")
-"""The second without effect: reasoning is told in the clear."""
-_FUNCTION = frozenset({"name", "description", "parameters", "strict"})
-_FUNCTION_UNUSED: dict[str, Check] = {
-    "allowed_callers": only(["direct"]),
-    "async": only(False),
-    "defer_loading": only(False),
-    "output_schema": refused("no output of a tool is checked"),
-}
-_FORMATS = ("text", "json_object", "json_schema")
-
-
-def _reasoning(field: str, value: Any) -> dict[str, Any]:
-    members = known_members(field, value, {"context", "effort", "generate_summary", "mode", "summary"})
-    checks: dict[str, Check] = {
-        "context": only("auto"),
-        "effort": CHAT_APPLIED["reasoning_effort"],
-        "mode": only("standard"),
-    }
-    for name, member in members.items():
-        checks.get(name, one_of("auto", "concise", "detailed"))(f"{field}.{name}", member)
-    return members
-
-
-def _text(field: str, value: Any) -> dict[str, Any]:
-    members = known_members(field, value, {"format", "verbosity"})
-    if "verbosity" in members:
-        only("medium")(f"{field}.verbosity", members["verbosity"])
-    if "format" in members:
-        members["format"] = _format(f"{field}.format", members["format"])
-    return members
-
-
-def _format(field: str, value: Any) -> dict[str, Any]:
-    kind = one_of(*_FORMATS)(f"{field}.type", json_object(field, value).get("type"))
-    if kind != "json_schema":
-        return known_members(field, value, {"type"})
-    members = known_members(field, value, {"type", "name", "schema", "strict", "description"})
-    text(f"{field}.name", members.get("name"))
-    json_object(f"{field}.schema", members.get("schema"))
-    return members
-
-
-def _tool(field: str, value: Any) -> dict[str, Any]:
-    only("function")(f"{field}.type", json_object(field, value).get("type"))
-    members = known_members(field, value, {"type", *_FUNCTION, *_FUNCTION_UNUSED})
-    for name, check in _FUNCTION_UNUSED.items():
-        if name in members:
-            check(f"{field}.{name}", members.pop(name))
-    text(f"{field}.name", members.get("name"))
-    return members
-
-
-def _tool_choice(field: str, value: Any) -> Any:
-    if isinstance(value, str):
-        return one_of("none", "auto", "required")(field, value)
-    only("function")(f"{field}.type", json_object(field, value).get("type"))
-    members = known_members(field, value, {"type", "name"})
-    text(f"{field}.name", members.get("name"))
-    return members
-
+from gateway.response_values import INCLUDE, LOGPROBS, REASONING, TEXT, TOOL, TOOL_CHOICE
+from gateway.values import FUNCTION
 
 APPLIED: dict[str, Check] = {
-    "include": list_of(only(*_INCLUDED), 16),
+    "include": INCLUDE,
     "instructions": text,
     "max_output_tokens": whole,
     "parallel_tool_calls": flag,
-    "reasoning": _reasoning,
+    "reasoning": REASONING,
     "temperature": number(0, 2),
-    "text": _text,
-    "tool_choice": _tool_choice,
-    "tools": list_of(_tool, 128),
+    "text": TEXT,
+    "tool_choice": TOOL_CHOICE,
+    "tools": list_of(TOOL, 128),
     "top_logprobs": integer(0, 20),
     "top_p": number(0, 1, above=True),
 }
@@ -118,7 +54,7 @@ ACCEPTED: dict[str, Check] = {
     "prompt_cache_options": CHAT_ACCEPTED["prompt_cache_options"],
     "prompt_cache_retention": CHAT_ACCEPTED["prompt_cache_retention"],
     "service_tier": CHAT_ACCEPTED["service_tier"],
-    "store": CHAT_ACCEPTED["store"],
+    "store": flag,
     "truncation": only("disabled"),
 }
 """Without effect: hints that change no answer, bounds of what is not there, or the only value there is."""
@@ -132,7 +68,7 @@ REFUSED: dict[str, Check] = {
     "previous_response_id": refused("no response is kept here; send its items as input"),
     "prompt": refused("no prompt templates are kept here"),
 }
-KEPT = CHAT_KEPT
+KEPT: dict[str, Check] = {name: CHAT_KEPT[name] for name in ("metadata", "safety_identifier", "user")}
 """For the record alone."""
 OWN = frozenset({"input", "model", "stream", "stream_options"})
 _KNOWN = {**APPLIED, **EXTRAS, **KEPT, **ACCEPTED, **REFUSED}
@@ -225,7 +161,7 @@ def _echo(checked: Mapping[str, Any]) -> dict[str, Any]:
         "store": False,
         "text": {"format": {"type": "text"}, "verbosity": "medium", **checked.get("text", {})},
         "tool_choice": checked.get("tool_choice", "auto"),
-        "tools": [{**dict.fromkeys(sorted(_FUNCTION)), **tool} for tool in checked.get("tools", ())],
+        "tools": [{**dict.fromkeys(sorted(FUNCTION)), **tool} for tool in checked.get("tools", ())],
         "top_logprobs": checked.get("top_logprobs", 0),
         "truncation": "disabled",
     }

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from contract.errors import InvalidRequest
-from gateway.checks import invalid
+from gateway.checks import described, invalid, json_object
 
 MAX_ENUM = 1000
 """Values of all enums of a schema."""
@@ -41,6 +41,21 @@ def check_schema(field: str, schema: dict[str, Any]) -> dict[str, Any]:
         if number > most:
             raise InvalidRequest(f"{field}: {number} {what} are more than the {most} allowed", param=field)
     return schema
+
+
+def _json_schema(field: str, value: Any) -> dict[str, Any]:
+    return check_schema(field, json_object(field, value))
+
+
+JSON_SCHEMA = described(
+    _json_schema,
+    {
+        "type": "object",
+        "description": f"A JSON schema with at most {MAX_ENUM} enum values, {MAX_PROPERTIES} properties, lengths of "
+        f"{MAX_LENGTH} and patterns of {MAX_PATTERN} characters; no reference in it leads back to itself alone.",
+    },
+)
+"""A schema that an engine can be asked to hold an answer to."""
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:

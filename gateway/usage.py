@@ -112,6 +112,7 @@ class Document(msgspec.Struct):
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """The vectors of an answer with embeddings."""
     prompt_token_ids: list[int] | None = None
+    created: Any = None
     error: msgspec.Raw = _ABSENT
 
     @property
@@ -165,7 +166,9 @@ class _Answer(msgspec.Struct):
 class Meter:
     """Everything the record needs to know of one answer, streamed or whole."""
 
-    __slots__ = ("_answers", "_payload", "_prompt", "_prompts", "_reports", "_running", "_total", "_unreported")
+    __slots__ = (
+        "_answers", "_payload", "_prompt", "_prompts", "_reports", "_running", "_total", "_unreported", "created",
+    )  # fmt: skip
 
     def __init__(self, *, payload: bool = True) -> None:
         """With ``payload`` off the text of a stream is not held, only counted."""
@@ -178,6 +181,8 @@ class Meter:
         """Pieces that came after the last report."""
         self._prompt: list[int] | None = None
         self._prompts: dict[int, list[int]] = {}
+        self.created: object = None
+        """When the engine says that it made the answer: UTC seconds, where it does."""
 
     def read(self, data: bytes) -> Document:
         """Takes note of one chunk of a stream, or of a whole answer.
@@ -197,6 +202,7 @@ class Meter:
         if document.usage:
             self._read_usage(document.usage, choices)
         self._prompt = document.prompt_token_ids or self._prompt
+        self.created = document.created
         return document
 
     def usage(self, prompt_bytes: int, n: int = 1) -> Usage:

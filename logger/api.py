@@ -27,7 +27,7 @@ from contract.errors import (
     Overloaded,
 )
 from contract.records import Charge, Decision, Feedback, Invocation, Record, Score, TrainingStep
-from logger import export, labelled, ledger, queries
+from logger import export, labelled, ledger, queries, stored
 from logger.forms import (
     ChargesQuery,
     DecisionsQuery,
@@ -39,6 +39,7 @@ from logger.forms import (
     ScoresQuery,
     SelectionQuery,
     SnapshotOrder,
+    StoredQuery,
     TrainingStepsQuery,
     UsageQuery,
 )
@@ -146,6 +147,14 @@ def _tables(store: Store) -> APIRouter:
 def _derived(store: Store) -> APIRouter:
     """What is joined or summed from rows, and copies of the log."""
     router = APIRouter()
+
+    @router.get("/stored")
+    def _stored(query: Annotated[StoredQuery, Query()]) -> Response:
+        return _json(stored.stored(store, **query.model_dump()))
+
+    @router.get("/stored/{identifier}")
+    def _stored_one(identifier: str, project: str) -> Response:
+        return _json(stored.stored_one(store, project, identifier))
 
     @router.get("/labelled")
     def _labelled(query: Annotated[LabelledQuery, Query()]) -> Response:

@@ -167,6 +167,28 @@ class LoggerClient:
         )  # fmt: skip
         return Count(found["rows"], found["cursor"])
 
+    async def stored(
+        self,
+        project: str,
+        limit: int = 20,
+        *,
+        after: str | None = None,
+        descending: bool = False,
+        model: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Row:
+        """Stored completions of a project by time, as invocations: ``{"rows", "more"}``; ``after`` is an id."""
+        found: Row = await self._get(
+            "/v1/stored", project=project, limit=limit, after=after, descending=descending, model=model,
+            metadata=_json(metadata),
+        )  # fmt: skip
+        return found
+
+    async def stored_one(self, project: str, identifier: str) -> Row:
+        """``{"row", "erased"}``: a stored completion, null where there is none; and whether it was erased."""
+        found: Row = await self._get(f"/v1/stored/{identifier}", project=project)
+        return found
+
     async def feedback(
         self, after: int = 0, limit: int = 500, *, metric: str | None = None, invocation: str | None = None
     ) -> Page:

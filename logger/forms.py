@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json
 
 from logger.labelled import Selection
 from logger.queries import MAX_ROWS
+from logger.stored import MAX_PAGE
 
 
 class Form(BaseModel):
@@ -66,6 +67,17 @@ class TrainingStepsQuery(Paging):
     """See `LoggerClient.training_steps`."""
 
     job: str
+
+
+class StoredQuery(Form):
+    """See `LoggerClient.stored`."""
+
+    project: str
+    limit: int = Field(20, ge=1, le=MAX_PAGE)
+    after: str | None = None
+    descending: bool = False
+    model: str | None = None
+    metadata: Json[dict[str, str]] | None = None
 
 
 class SelectionQuery(Form):

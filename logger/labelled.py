@@ -97,7 +97,7 @@ class Selection:
             "metric": self.metric,
             "after": self.after,
             "until": 2**62 if self.until is None else self.until,
-            "keys": [_pointer(key) for key in self.metadata],
+            "keys": [pointer(key) for key in self.metadata],
             "wanted": list(self.metadata.values()),
             "finish_reasons": list(self.finish_reasons),
         }
@@ -150,6 +150,6 @@ def _row(found: Row) -> Row:
     return found
 
 
-def _pointer(key: str) -> str:
+def pointer(key: str) -> str:
     """A key as a JSON pointer (RFC 6901): the one form that takes any key for what it is."""
     return "/" + key.replace("~", "~0").replace("/", "~1")

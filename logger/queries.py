@@ -48,19 +48,19 @@ def page(
     if until_ns is not None:
         conditions.append("time < ?")
         values.append(until_ns)
-    statement = f"{_select(kind)} WHERE {' AND '.join(conditions)} ORDER BY {CURSOR} LIMIT ?"
-    return _decoded(kind, store.fetch(statement, [*values, min(limit, MAX_ROWS)]))
+    statement = f"{select(kind)} WHERE {' AND '.join(conditions)} ORDER BY {CURSOR} LIMIT ?"
+    return decoded(kind, store.fetch(statement, [*values, min(limit, MAX_ROWS)]))
 
 
 def newest(store: Store, limit: int) -> list[Row]:
     """The last invocations that came, ascending."""
-    statement = f"{_select(Invocation)} ORDER BY {CURSOR} DESC LIMIT ?"
-    return _decoded(Invocation, store.fetch(statement, [min(limit, MAX_ROWS)]))[::-1]
+    statement = f"{select(Invocation)} ORDER BY {CURSOR} DESC LIMIT ?"
+    return decoded(Invocation, store.fetch(statement, [min(limit, MAX_ROWS)]))[::-1]
 
 
 def invocation(store: Store, identifier: str) -> Row | None:
     """One invocation with what graders and people said of it; None where it is not in the log."""
-    rows = _decoded(Invocation, store.fetch(f"{_select(Invocation)} WHERE id = ?", [identifier]))
+    rows = decoded(Invocation, store.fetch(f"{select(Invocation)} WHERE id = ?", [identifier]))
     if not rows:
         return None
     scores = page(store, Score, 0, MAX_ROWS, {"invocation": identifier})
@@ -101,7 +101,8 @@ def value_of(text: str | None) -> Any:
     return None if text is None else json.loads(text, parse_constant=_no_number)
 
 
-def _select(kind: type[Record]) -> str:
+def select(kind: type[Record]) -> str:
+    """``SELECT`` of every column of a table, JSON as text."""
     return f"SELECT {', '.join([CURSOR, *map(_column, columns(kind))])} FROM {table_name(kind)}"
 
 
@@ -111,7 +112,8 @@ def _column(column: Column) -> str:
     return f'"{column.name}"'
 
 
-def _decoded(kind: type[Record], rows: list[Row]) -> list[Row]:
+def decoded(kind: type[Record], rows: list[Row]) -> list[Row]:
+    """The same rows with their JSON as values."""
     names = [column.name for column in columns(kind) if column.kind is Kind.JSON]
     for row in rows:
         for name in names:

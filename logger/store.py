@@ -19,9 +19,11 @@ import pyarrow
 
 from contract.columns import columns, ddl, table_name
 from contract.errors import DatabaseError, Overloaded
-from contract.records import KINDS, SCHEMA, Record
+from contract.records import KINDS, SCHEMA, Amendment, Erasure, Record
 from contract.settings import StoreSettings
+from logger.amendments import apply_amendments
 from logger.batch import Batch
+from logger.erasures import apply_erasures
 from logger.tables import arrow_table, insert_statement, set_aside_misfits
 
 log = logging.getLogger(__name__)
@@ -117,6 +119,9 @@ class Store:
                     self._insert(kind, records, cursor + 1)
                     cursor += len(records)
                     newest[kind] = cursor
+            new = [kind for kind, records in batch.rows.items() if records]
+            apply_erasures(self._connection, self._cursor, new, erased_before=self._newest[Erasure] > 0)
+            apply_amendments(self._connection, self._cursor, new, amended_before=self._newest[Amendment] > 0)
             self._keep_books(batch, cursor)
             self._connection.execute("COMMIT")
         except BaseException:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the reference pages that derive from the code: records, settings, commands, errors, requests, states.
+"""Writes the reference pages that derive from the code: records, settings, commands, errors, requests, routes, states.
 
 Usage: python -m millrace.reference [FOLDER]   (docs/reference when absent; a test fails when the pages are out of date)
 """
@@ -19,8 +19,9 @@ from pydantic_core import PydanticUndefined
 from contract import columns, database, errors, registry
 from contract.settings import Settings
 from contract.settings.units import Written
-from gateway import asked, completions, embeddings, responses
+from gateway import asked, completions, embeddings, openapi, responses
 from gateway import fields as chat
+from gateway.operations import operations
 from millrace.cli import app
 
 _FIELDS: tuple[tuple[asked.Endpoint, Any], ...] = (
@@ -41,6 +42,7 @@ def pages() -> dict[str, str]:
         "errors.md": _page("Errors", _errors()),
         "control-database.md": _page("Control database", _tables()),
         "requests.md": _page("Fields of a request", _requests()),
+        "routes.md": _page("Routes", _routes()),
         "version-states.md": _page("Version states", _states()),
     }
 
@@ -63,6 +65,17 @@ def _requests() -> Iterator[str]:
             if names:
                 yield f"| {fate} | {', '.join(f'`{name}`' for name in sorted(names))} |"
         yield ""
+
+
+def _routes() -> Iterator[str]:
+    yield "What `GET /openapi.json` describes in full. Every route answers 405 to other methods, with `allow`.\n"
+    yield "| route | what | key | answers |\n| --- | --- | --- | --- |"
+    document = openapi.document(operations(Settings()), "")
+    for path, methods in document["paths"].items():
+        for method, each in methods.items():
+            statuses = ", ".join(each["responses"])
+            key = "yes" if each["security"] else "no"
+            yield f"| `{method.upper()} {path}` | {each['summary']} | {key} | {statuses} |"
 
 
 def _page(title: str, lines: Iterator[str]) -> str:

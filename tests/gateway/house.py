@@ -35,6 +35,7 @@ models:
   plain: {{engine: small, price: {{input: 0.5, cached_input: 0.1, output: 2}}}}
   triage: {{engine: small, price: {{input: 1, output: 3}}{adapter}}}
 log:
+  port: {log_port}
   spool: {{max_bytes: {spool}}}
   policy: {{{policy}}}
   feedback:
@@ -43,14 +44,24 @@ log:
     good: {{type: boolean}}
     note: {{type: comment}}
 """
+NO_LOGGER = 9
+"""A port on which nobody listens."""
 ASK: list[Any] = [{"role": "user", "content": "Is it good?"}]
 
 
 def settings(
-    data_dir: Path, url: str, gateway: str = "", policy: str = "", adapter: str = "", spool: str = "4MiB"
+    data_dir: Path,
+    url: str,
+    gateway: str = "",
+    policy: str = "",
+    adapter: str = "",
+    spool: str = "4MiB",
+    log_port: int = NO_LOGGER,
 ) -> Settings:
     """Settings over one engine; the extra texts go into their sections."""
-    text = SETTINGS.format(data_dir=data_dir, url=url, gateway=gateway, policy=policy, adapter=adapter, spool=spool)
+    text = SETTINGS.format(
+        data_dir=data_dir, url=url, gateway=gateway, policy=policy, adapter=adapter, spool=spool, log_port=log_port
+    )
     return parse_settings(text)
 
 

@@ -107,6 +107,22 @@ def test_a_bad_value_is_named_with_its_field(fields: dict[str, object], param: s
     assert value in error.message
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert parsed(max_tokens=5.0, seed=-2.0).parameters == b'{"max_tokens":5,"seed":-2}'
+
+
+def test_a_number_that_was_rounded_when_it_was_read_is_refused() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"seed":-9223372036854775809}'
+    with pytest.raises(InvalidRequest, match="seed") as caught:
+        parse_chat(parse_body(body), BOUNDS)
+    assert caught.value.param == "seed"
+
+
+@pytest.mark.parametrize(("field", "value"), [("service_tier", 0), ("modalities", [True]), ("tools", [{"type": 1}])])
+def test_a_value_of_another_type_is_no_other_spelling(field: str, value: object) -> None:
+    assert str(refusal(**{field: value}).param).startswith(field)
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_a_known_field_that_cannot_be_honoured_is_refused_by_name(name: str) -> None:
     error = refusal(**{name: {"x": 1}})
@@ -130,16 +146,19 @@ def test_null_means_absent() -> None:
 
 
 def test_hints_are_accepted_and_not_sent_on() -> None:
-    request = parsed(store=True, service_tier="auto", prompt_cache_key="k", modalities=["text"], prediction={})
+    request = parsed(service_tier="auto", prompt_cache_key="k", modalities=["text"], prediction={})
     assert request.parameters == b"{}"
     assert refusal(service_tier="priority").param == "service_tier"
 
 
 def test_user_and_metadata_are_for_the_record_alone() -> None:
-    request = parsed(user="u", metadata={"conversation": "c", "k": "v"}, safety_identifier="s")
+    request = parsed(user="u", metadata={"conversation": "c", "k": "v"}, safety_identifier="s", store=True)
     assert (request.user, request.conversation, request.metadata) == ("u", "c", {"conversation": "c", "k": "v"})
     assert parsed(safety_identifier="s").user == "s"
-    assert {"user", "metadata", "safety_identifier"}.isdisjoint(orjson.loads(request.upstream("v", "s", tokens=False)))
+    assert (request.store, parsed().store, parsed(store=False).store) == (True, False, False)
+    assert {"user", "metadata", "safety_identifier", "store"}.isdisjoint(
+        orjson.loads(request.upstream("v", "s", tokens=False))
+    )
 
 
 def test_the_engines_body_is_built_from_known_fields() -> None:

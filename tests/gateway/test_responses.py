@@ -32,18 +32,9 @@ from contract.errors import InvalidRequest, UnknownParameter, UnsupportedParamet
 from contract.settings import GatewaySettings
 from gateway.asked import CHAT, Asked
 from gateway.items import _ITEMS, _TEXT_PARTS
-from gateway.responses import (
-    _FUNCTION,
-    _FUNCTION_UNUSED,
-    _INCLUDED,
-    ACCEPTED,
-    APPLIED,
-    EXTRAS,
-    KEPT,
-    OWN,
-    REFUSED,
-    parse_response,
-)
+from gateway.response_values import _INCLUDED, _UNUSED
+from gateway.responses import ACCEPTED, APPLIED, EXTRAS, KEPT, OWN, REFUSED, parse_response
+from gateway.values import FUNCTION
 
 BOUNDS = GatewaySettings(max_completion_tokens=100, max_messages=9)
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True, "description": "d"}
@@ -83,7 +74,7 @@ def test_every_field_of_the_openai_schema_has_one_fate() -> None:
 
 
 def test_every_member_of_the_openai_schemas_is_known() -> None:
-    assert set(typing.get_type_hints(FunctionToolParam)) - {"type"} == _FUNCTION | set(_FUNCTION_UNUSED)
+    assert set(typing.get_type_hints(FunctionToolParam)) - {"type"} == set(FUNCTION) | set(_UNUSED)
     for name in typing.get_type_hints(Reasoning):
         assert not isinstance(refusal(reasoning={name: 5}), UnknownParameter)
     for name in typing.get_type_hints(ResponseTextConfigParam):

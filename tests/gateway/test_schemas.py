@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schemas that keep an engine busy or make it fail are refused before they reach one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,9 +9,33 @@ import pytest
 from contract.errors import InvalidRequest
 from contract.settings import GatewaySettings
 from gateway.fields import parse_chat
+from gateway.responses import parse_response
 from gateway.schemas import MAX_ENUM, MAX_LENGTH, MAX_PATTERN, MAX_PROPERTIES, check_schema
 
 LIST = {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "properties": {"next": {"$ref": "#/$defs/a"}}}}}
+
+ASK = {"messages": [{"role": "user", "content": "x"}]}
+PLACES: dict[str, tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "response_format.json_schema.schema": (
+        parse_chat,
+        lambda schema: {
+            **ASK, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        },
+    ),
+    "tools[0].function.parameters": (
+        parse_chat,
+        lambda schema: {**ASK, "tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
+    ),
+    "text.format.schema": (
+        parse_response,
+        lambda schema: {"input": "x", "text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}},
+    ),
+    "tools[0].parameters": (
+        parse_response,
+        lambda schema: {"input": "x", "tools": [{"type": "function", "name": "f", "parameters": schema}]},
+    ),
+}  # fmt: skip
+"""Where a schema stands in a request -> how that is read, and what it asks beside its model."""
 
 
 @pytest.mark.parametrize(
@@ -39,15 +64,11 @@ def test_a_usual_schema_is_taken(schema: dict[str, Any]) -> None:
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "itself"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("place", ["response_format.json_schema.schema", "tools[0].function.parameters"])
+@pytest.mark.parametrize("place", PLACES)
 def test_a_schema_that_harms_an_engine_is_refused_where_it_stands(
     schema: dict[str, Any], said: str, place: str
 ) -> None:
-    fields: dict[str, Any] = (
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}
-        if place.startswith("tools")
-        else {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
-    )
+    parse, asked = PLACES[place]
     with pytest.raises(InvalidRequest, match=said) as caught:
-        parse_chat({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}, GatewaySettings())
+        parse({"model": "m", **asked(schema)}, GatewaySettings())
     assert caught.value.param == place

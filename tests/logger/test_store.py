@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from contract.errors import DatabaseError, Overloaded
-from contract.records import Decision, Invocation, Record, Score, Status, encode
+from contract.records import SCHEMA, Decision, Invocation, Record, Score, Status, encode
 from contract.settings import StoreSettings
 from logger.batch import Gap, Intake
 from logger.queries import invocation as find
@@ -67,7 +67,9 @@ def letters(store: Store) -> list[tuple[int, str]]:
 
 
 def test_a_poisoned_and_a_newer_record_are_set_aside_and_the_rest_goes_on(store: Store) -> None:
-    good = numbered(invocation("inv_0"), invocation("inv_1", schema=2), invocation("inv_2"), invocation("inv_3"))
+    good = numbered(
+        invocation("inv_0"), invocation("inv_1", schema=SCHEMA + 1), invocation("inv_2"), invocation("inv_3")
+    )
     good[2] = (PRODUCER, 2, b"\xc1 no record")
     good[3] = (PRODUCER, 3, good[0][2])
     intake = Intake({})
@@ -75,7 +77,7 @@ def test_a_poisoned_and_a_newer_record_are_set_aside_and_the_rest_goes_on(store:
         intake.take(*record)
     store.commit(intake.finish())
     (newer, poisoned, foreign) = letters(store)
-    assert newer == (1, "a 'invocation' of schema 2; this release reads schema 1")
+    assert newer == (1, f"a 'invocation' of schema {SCHEMA + 1}; this release reads schema {SCHEMA}")
     assert poisoned[0] == 2
     assert foreign == (3, "it says that it is record 0 of 'test-0'")
     assert [row["id"] for row in page(store, Invocation, 0, 10, {})] == ["inv_0"]
@@ -165,7 +167,7 @@ def test_a_file_of_a_newer_release_is_refused_and_an_older_one_gets_its_new_colu
     assert [row["overhead_ns"] for row in page(store, Invocation, 0, 10, {})] == [None, 5]
     store.close()
     with duckdb.connect(str(path)) as connection:
-        connection.execute("UPDATE books SET value = 2 WHERE name = 'schema'")
+        connection.execute("UPDATE books SET value = 99 WHERE name = 'schema'")
     with pytest.raises(DatabaseError, match="written by a newer release"):
         Store(path, StoreSettings())
 

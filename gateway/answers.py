@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes of answers, as schemas. An engine's answer may have further members, which are passed on as they are."""
+
+from collections.abc import Mapping
+
+from gateway.checks import Schema
+from gateway.openapi import ERROR
+
+STRING: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+FLAG: Schema = {"type": "boolean"}
+MAYBE_STRING: Schema = {"type": ["string", "null"]}
+PAIRS: Schema = {"type": "object", "additionalProperties": STRING}
+
+
+def shape(members: Mapping[str, Schema], optional: Mapping[str, Schema] = {}) -> Schema:
+    """An object that has these members, and may have others."""
+    return {"type": "object", "properties": {**members, **optional}, "required": [*members]}
+
+
+def kind(name: str) -> Schema:
+    """The member that says what an object is."""
+    return {"const": name}
+
+
+def listing(item: Schema) -> Schema:
+    """A page of a list."""
+    return shape(
+        {
+            "object": kind("list"), "data": {"type": "array", "items": item}, "first_id": MAYBE_STRING,
+            "last_id": MAYBE_STRING, "has_more": FLAG,
+        }
+    )  # fmt: skip
+
+
+def written(schema: Schema) -> Schema:
+    """A text that is such JSON."""
+    return {"contentMediaType": "application/json", "contentSchema": schema}
+
+
+def events_of(chunk: Schema) -> Schema:
+    """One event of a stream, which ends with ``[DONE]`` where nothing has gone wrong."""
+    said = written({"anyOf": [chunk, ERROR]})
+    return {
+        **shape({"data": {"type": "string", "anyOf": [{"const": "[DONE]"}, said]}}),
+        "description": "With `stream: true`: each event's `data` is a chunk of the answer, the last `[DONE]`; an error "
+        "after the first ends the stream without it.",
+    }
+
+
+_details: Schema = {"type": ["object", "null"]}
+USAGE = shape(
+    {"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT},
+    {"prompt_tokens_details": _details, "completion_tokens_details": _details},
+)
+MESSAGE = shape({"role": STRING, "content": MAYBE_STRING})
+_choice = shape({"index": COUNT, "message": MESSAGE, "finish_reason": MAYBE_STRING})
+CHAT = shape(
+    {
+        "id": STRING, "object": kind("chat.completion"), "created": WHOLE, "model": STRING,
+        "choices": {"type": "array", "items": _choice},
+    },
+    {"usage": USAGE},
+)  # fmt: skip
+_chunk = {"id": STRING, "object": kind("chat.completion.chunk"), "created": WHOLE, "model": STRING}
+_usage_at_its_end = {"usage": {"anyOf": [USAGE, {"type": "null"}]}, "x_millrace_cost": STRING}
+_piece = shape({"index": COUNT, "delta": {"type": "object"}, "finish_reason": MAYBE_STRING})
+CHAT_EVENTS = events_of(shape({**_chunk, "choices": {"type": "array", "items": _piece}}, _usage_at_its_end))
+_text_choice = shape({"index": COUNT, "text": STRING, "finish_reason": MAYBE_STRING})
+COMPLETION = shape(
+    {
+        "id": STRING, "object": kind("text_completion"), "created": WHOLE, "model": STRING,
+        "choices": {"type": "array", "items": _text_choice},
+    },
+    {"usage": USAGE},
+)  # fmt: skip
+COMPLETION_EVENTS = events_of({**COMPLETION, "properties": {**COMPLETION["properties"], **_usage_at_its_end}})
+_vector = {"anyOf": [{"type": "array", "items": {"type": "number"}}, STRING]}
+EMBEDDINGS = shape(
+    {
+        "object": kind("list"), "model": STRING,
+        "data": {"type": "array", "items": shape({"object": kind("embedding"), "index": COUNT, "embedding": _vector})},
+    },
+    {"usage": shape({"prompt_tokens": COUNT, "total_tokens": COUNT})},
+)  # fmt: skip
+_response_usage = shape(
+    {
+        "input_tokens": COUNT, "input_tokens_details": shape({"cached_tokens": COUNT}), "output_tokens": COUNT,
+        "output_tokens_details": shape({"reasoning_tokens": COUNT}), "total_tokens": COUNT,
+    }
+)  # fmt: skip
+_item = shape({"type": {"enum": ["message", "function_call", "reasoning"]}, "id": STRING, "status": STRING})
+RESPONSE = shape(
+    {
+        "id": STRING, "object": kind("response"), "created_at": WHOLE, "model": STRING,
+        "status": {"enum": ["in_progress", "completed", "incomplete", "failed"]}, "error": _details,
+        "incomplete_details": _details, "output": {"type": "array", "items": _item}, "store": {"const": False},
+        "usage": {"anyOf": [_response_usage, {"type": "null"}]},
+    },
+    {"x_millrace_cost": STRING},
+)  # fmt: skip
+_event = shape({"type": STRING, "sequence_number": COUNT}, {"response": RESPONSE})
+RESPONSE_EVENTS = {
+    **shape({"event": STRING, "data": {"type": "string", **written(_event)}}),
+    "description": "With `stream: true`: each event's `data` is an object of the kind that its `event` names; the last "
+    "has the whole response and says how it ended.",
+}
+STORED = shape({**CHAT["properties"], "usage": USAGE, "metadata": PAIRS})
+STORED_LIST = listing(STORED)
+DELETED = shape({"id": STRING, "object": kind("chat.completion.deleted"), "deleted": {"const": True}})
+MESSAGE_LIST = listing(shape({"id": STRING, "role": STRING, "content": MAYBE_STRING, "content_parts": {}}))
+MODEL = shape({"id": STRING, "object": kind("model"), "created": COUNT, "owned_by": STRING})
+MODEL_LIST = shape({"object": kind("list"), "data": {"type": "array", "items": MODEL}})
+FEEDBACK = shape(
+    {
+        "id": STRING, "object": kind("feedback"), "created": COUNT, "invocation": MAYBE_STRING,
+        "conversation": MAYBE_STRING, "choice": {"type": ["integer", "null"]}, "metric": STRING, "value": {},
+        "author": MAYBE_STRING,
+    }
+)  # fmt: skip
+HEALTH = shape({"status": kind("ok")})
+READY = shape({"ready": FLAG, "reasons": {"type": "array", "items": STRING}})
+VERSION = shape({"version": STRING})

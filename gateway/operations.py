@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every operation of the gateway, for its OpenAPI document: a table for each room.
+
+A route is one row here; its body is put together in `gateway.bodies`, its answer in `gateway.answers`. A test fails for
+a route without a row, and another for a body whose schema takes something else than its check.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from contract.errors import EngineFailed, EngineTimeout, EngineUnavailable, ModelNotFound, NotFound, Overloaded
+from contract.settings import Settings
+from gateway import answers, bodies, stored
+from gateway.asked import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
+from gateway.checks import Check, schema_of
+from gateway.openapi import EVENTS, JSON, PATH, Operation, reply
+from gateway.queries import FILTER, PAGE
+from gateway.values import METADATA
+
+_ENGINE = (ModelNotFound, Overloaded, EngineUnavailable, EngineFailed, EngineTimeout)
+_TOLD = {"x-millrace-model-version": "string", "openai-processing-ms": "integer"}
+# A key of two levels would be one that holds the brackets between them.
+_KEYS = {"maxLength": 64, "not": {"pattern": r"\]\["}}
+_METADATA = {
+    "name": "metadata", "in": "query", "style": "deepObject", "explode": True,
+    "schema": {**schema_of(METADATA), "propertyNames": _KEYS},
+}  # fmt: skip
+
+
+def operations(settings: Settings) -> Iterator[Operation]:
+    """The table for an installation: bounds and metrics are those of its settings."""
+    yield from _models(settings)
+    yield from _stored()
+    yield from _feedback(settings)
+    yield from _open()
+
+
+def _models(settings: Settings) -> Iterator[Operation]:
+    bounds = settings.gateway
+    yield Operation(
+        "post", CHAT.path, "createChatCompletion", "Answer messages", {JSON: answers.CHAT, EVENTS: answers.CHAT_EVENTS},
+        body=bodies.chat_body(bounds), errors=_ENGINE, headers=_TOLD,
+    )  # fmt: skip
+    yield Operation(
+        "post", COMPLETIONS.path, "createCompletion", "Continue a text",
+        {JSON: answers.COMPLETION, EVENTS: answers.COMPLETION_EVENTS}, body=bodies.completion_body(bounds),
+        errors=_ENGINE, headers=_TOLD,
+    )  # fmt: skip
+    yield Operation(
+        "post", RESPONSES.path, "createResponse", "Answer items",
+        {JSON: answers.RESPONSE, EVENTS: answers.RESPONSE_EVENTS}, body=bodies.response_body(bounds), errors=_ENGINE,
+        headers=_TOLD,
+    )  # fmt: skip
+    yield Operation(
+        "post", EMBEDDINGS.path, "createEmbedding", "Embed texts", reply(answers.EMBEDDINGS),
+        body=bodies.embeddings_body(bounds), errors=_ENGINE, headers=_TOLD,
+    )  # fmt: skip
+    yield Operation("get", "/v1/models", "listModels", "The models", reply(answers.MODEL_LIST))
+    yield Operation(
+        "get", "/v1/models/{name}", "retrieveModel", "One model", reply(answers.MODEL), errors=(ModelNotFound,)
+    )
+
+
+def _stored() -> Iterator[Operation]:
+    page = _parameters(PAGE)
+    absent = (NotFound, Overloaded)
+    yield Operation(
+        "get", CHAT.path, "listChatCompletions", "The stored completions", reply(answers.STORED_LIST),
+        query=[*page, *_parameters(FILTER), _METADATA], errors=absent,
+    )  # fmt: skip
+    yield Operation(
+        "get", stored.ROUTE, "getChatCompletion", "A stored completion", reply(answers.STORED), errors=absent
+    )
+    yield Operation(
+        "post", stored.ROUTE, "updateChatCompletion", "Replace its metadata", reply(answers.STORED),
+        body=bodies.metadata_body(), errors=absent,
+    )  # fmt: skip
+    yield Operation("delete", stored.ROUTE, "deleteChatCompletion", "Erase it", reply(answers.DELETED), errors=absent)
+    yield Operation(
+        "get", stored.MESSAGES, "getChatCompletionMessages", "What it answered", reply(answers.MESSAGE_LIST),
+        query=page, errors=absent,
+    )  # fmt: skip
+
+
+def _feedback(settings: Settings) -> Iterator[Operation]:
+    yield Operation(
+        "post", "/v1/feedback", "createFeedback", "Say what an answer was worth", reply(answers.FEEDBACK),
+        body=bodies.feedback_body(settings.log.feedback), errors=(NotFound,),
+    )  # fmt: skip
+
+
+def _open() -> Iterator[Operation]:
+    """What needs no key."""
+    for path, name, summary, answer in (
+        ("/health", "getHealth", "Whether the process lives", reply(answers.HEALTH)),
+        ("/ready", "getReady", "Whether it should get requests", reply(answers.READY)),
+        ("/version", "getVersion", "Which release this is", reply(answers.VERSION)),
+        ("/metrics", "getMetrics", "Prometheus metrics", {"text/plain": answers.STRING}),
+        (PATH, "getDocument", "This document", reply({"type": "object"})),
+    ):
+        errors = (Overloaded,) if path == "/ready" else ()
+        yield Operation("get", path, name, summary, answer, errors=errors, needs_key=False)
+
+
+def _parameters(checks: Mapping[str, Check]) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "query", "schema": schema_of(check)} for name, check in checks.items()]

@@ -252,6 +252,8 @@ class Door(HttpToolsProtocol):
             self.loop.call_soon(cycle.begin)
         else:
             self.deadline = NEVER
+            if self.flow.write_paused:
+                self.pause_writing()  # again, as its client still reads nothing of the answer before
             super()._start_asgi_task(cycle, app)
 
     def _to_the_application(self) -> None:

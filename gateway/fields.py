@@ -73,7 +73,7 @@ EXTRAS: dict[str, Check] = {
     "include_stop_str_in_output": flag,
     "min_p": number(0, 1),
     "min_tokens": integer(0, 2**31 - 1),
-    "repetition_penalty": number(0, 10, above=True),
+    "repetition_penalty": number(0.01, 10),  # far below, an engine's logits overflow and it answers with no numbers
     "skip_special_tokens": flag,
     "spaces_between_special_tokens": flag,
     "stop_token_ids": list_of(integer(0, 2**31 - 1), 1024),

@@ -3,6 +3,8 @@
 
 from typing import Any
 
+import orjson
+
 from contract.errors import InvalidRequest, UnsupportedParameter
 from gateway.checks import Schema, invalid, json_list, json_object, known_members, object_of, one_of, schema_of, text
 
@@ -20,6 +22,8 @@ _FIELDS: dict[str, frozenset[str]] = {
     ),
 }  # fmt: skip
 _REFUSED = ("audio", "function_call")
+_MAX_NESTED = 200
+"""Objects and lists in what is nested no deeper, whatever it is."""
 
 
 def parse_messages(value: Any, at_most: int) -> list[dict[str, Any]]:
@@ -80,6 +84,17 @@ def _part(field: str, value: Any) -> dict[str, str]:
     return {"type": kind, kind: text(f"{field}.{kind}", members.get(kind))}
 
 
+def _arguments(field: str, value: Any) -> str:
+    """Arguments as they are, JSON or not; but an engine reads them, and fails where they are nested too deeply."""
+    arguments = text(field, value)
+    if arguments.count("[") + arguments.count("{") > _MAX_NESTED:
+        try:
+            orjson.dumps(orjson.loads(arguments))  # orjson reads deeper than it writes
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+            raise invalid(field, value, "is no JSON that can be read") from None
+    return arguments
+
+
 def _tool_call(field: str, value: Any) -> dict[str, Any]:
     members = known_members(field, value, {"id", "type", "function", "index"})
     function = known_members(f"{field}.function", members.get("function"), {"name", "arguments"})
@@ -88,7 +103,7 @@ def _tool_call(field: str, value: Any) -> dict[str, Any]:
         "type": one_of("function")(f"{field}.type", members.get("type", "function")),
         "function": {
             "name": text(f"{field}.function.name", function.get("name")),
-            "arguments": text(f"{field}.function.arguments", function.get("arguments")),
+            "arguments": _arguments(f"{field}.function.arguments", function.get("arguments")),
         },
     }
 

@@ -138,6 +138,30 @@ def test_parts_that_would_make_the_engine_fetch_something_never_pass(kind: str) 
     assert error.param == "messages[0].content[1].type"
 
 
+@pytest.mark.parametrize("penalty", [1e-38, 0.0099, 0, 10.1])
+def test_a_penalty_that_leaves_an_engine_without_numbers_is_refused(penalty: float) -> None:
+    assert refusal(repetition_penalty=penalty).param == "repetition_penalty"
+    parsed(repetition_penalty=0.01)
+
+
+def called_with(arguments: str) -> list[dict[str, object]]:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [*ASK, {"role": "assistant", "tool_calls": [call]}]
+
+
+@pytest.mark.parametrize("arguments", ["[" * 100_000, "[" * 500 + "]" * 500, '{"a":' * 300 + "1" + "}" * 300])
+def test_arguments_that_an_engine_cannot_read_are_refused(arguments: str) -> None:
+    refused = refusal(messages=called_with(arguments))
+    assert refused.param == "messages[1].tool_calls[0].function.arguments"
+    assert len(refused.message) < 200
+
+
+@pytest.mark.parametrize("arguments", ["", "{not json", "[" * 200, '[{"a":[]}' + ',{"a":[]}' * 1000 + "]"])
+def test_arguments_are_otherwise_as_the_model_wrote_them(arguments: str) -> None:
+    (_, message) = orjson.loads(parsed(messages=called_with(arguments)).prompt)
+    assert message["tool_calls"][0]["function"]["arguments"] == arguments
+
+
 def test_null_means_absent() -> None:
     nulls = dict.fromkeys([*APPLIED, *EXTRAS, *KEPT, *ACCEPTED, *REFUSED, "stream", "stream_options"])
     request = parsed(**nulls)

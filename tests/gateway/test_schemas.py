@@ -10,7 +10,15 @@ from contract.errors import InvalidRequest
 from contract.settings import GatewaySettings
 from gateway.fields import parse_chat
 from gateway.responses import parse_response
-from gateway.schemas import MAX_ENUM, MAX_LENGTH, MAX_PATTERN, MAX_PROPERTIES, check_schema
+from gateway.schemas import (
+    MAX_ALTERNATIVES,
+    MAX_ENUM,
+    MAX_LENGTH,
+    MAX_OBJECTS,
+    MAX_PATTERN,
+    MAX_PROPERTIES,
+    check_schema,
+)
 
 LIST = {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "properties": {"next": {"$ref": "#/$defs/a"}}}}}
 
@@ -45,6 +53,8 @@ PLACES: dict[str, tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]] = {
         {"enum": list(range(MAX_ENUM))}, {"type": "string", "maxLength": MAX_LENGTH, "pattern": "a" * MAX_PATTERN},
         {"properties": {"enum": {"type": "string"}, "pattern": {"type": "string"}, "maxLength": {}, "$ref": {}}},
         {"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"type": "string"}}},
+        {"properties": {str(name): {"anyOf": [{"type": "string"}, {}]} for name in range(MAX_PROPERTIES)}},
+        {"anyOf": [{"const": number} for number in range(MAX_ALTERNATIVES - 1)]},
     ],
 )  # fmt: skip
 def test_a_usual_schema_is_taken(schema: dict[str, Any]) -> None:
@@ -59,6 +69,10 @@ def test_a_usual_schema_is_taken(schema: dict[str, Any]) -> None:
         ({"properties": {str(number): {} for number in range(MAX_PROPERTIES + 1)}}, "properties"),
         ({"minLength": -5}, "minLength"),
         ({"items": {"maxLength": 10**9}}, "maxLength"), ({"minItems": 1e300}, "minItems"),
+        ({"anyOf": [{"maxLength": number} for number in range(MAX_ALTERNATIVES)]}, "alternatives"),
+        ({"anyOf": [{"oneOf": [{"const": number} for number in range(9)]}] * 9}, "alternatives"),
+        ({"anyOf": [{"$ref": "#/$defs/a"}] * 9, "$defs": {"a": {"anyOf": [{"type": "null"}] * 9}}}, "alternatives"),
+        ({"allOf": [{}] * MAX_OBJECTS}, "objects"),
         ({"pattern": "a\0"}, "null"), ({"pattern": "a" * (MAX_PATTERN + 1)}, "pattern"),
         ({"$ref": "#"}, "itself"), ({"items": {"$ref": "#/items"}}, "itself"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "itself"),

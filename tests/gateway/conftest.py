@@ -7,7 +7,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from tests.gateway.engine import FakeEngine
-from tests.gateway.house import House, house, settings, spotless
+from tests.gateway.house import House, house, settings, spotless, warm_up
 from tests.gateway.raw import RawEngine
 
 # Nothing here asserts how long anything takes; the machine may be busy.
@@ -23,10 +23,24 @@ async def engine() -> AsyncIterator[FakeEngine]:
     await fake.stop()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with ``BOTH_WAYS`` runs its tests where a request waits for a connection, and where it goes at once."""
+    if "warm" in metafunc.fixturenames and getattr(metafunc.module, "BOTH_WAYS", False):
+        metafunc.parametrize("warm", [False, True], indirect=True, ids=["connected", "at once"])
+
+
 @pytest.fixture
-async def home(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[House]:
+def warm(request: pytest.FixtureRequest) -> bool:
+    """Whether the gateway has idle connections to its engine from the start."""
+    return bool(getattr(request, "param", False))
+
+
+@pytest.fixture
+async def home(engine: FakeEngine, tmp_path: Path, warm: bool) -> AsyncIterator[House]:
     """A gateway with the usual settings."""
     async with house(engine, settings(tmp_path, engine.url)) as running:
+        if warm:
+            await warm_up(running)
         yield running
 
 
@@ -39,9 +53,13 @@ async def raw_engine() -> AsyncIterator[RawEngine]:
 
 
 @pytest.fixture
-async def raw_home(raw_engine: RawEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[House]:
+async def raw_home(
+    raw_engine: RawEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture, warm: bool
+) -> AsyncIterator[House]:
     """A gateway over an engine that says what a test wants byte for byte; it must be spotless afterwards."""
     async with spotless(raw_engine, settings(tmp_path, raw_engine.url, spool="64MiB"), caplog) as running:
+        if warm:
+            await warm_up(running)
         yield running
 
 

@@ -21,6 +21,7 @@ from contract.seed import DEFAULT_PROJECT, seed
 from contract.settings import Settings, parse_settings
 from gateway.app import create_app, door
 from gateway.keys import create_key
+from gateway.replicas import Replica
 from gateway.server import bind
 from gateway.worker import Worker
 from logger.spool import Spool, SpoolReader
@@ -218,6 +219,19 @@ class Ledger:
         await until(lambda: records.extend(self.new()) or records)
         (record,) = records
         return record
+
+
+async def warm_up(home: House) -> None:
+    """Leaves the gateway with an idle connection to every replica, and with every name looked up."""
+    upstream, routes = home.worker.upstream, home.worker.routes
+    for name in routes.snapshot.aliases:
+        routes.snapshot.resolve(name)
+    for replica in (each for replicas in routes.replicas.values() for each in replicas):
+        assert isinstance(replica, Replica)
+        connection = await upstream._open(replica.origin)
+        connection.used, connection.idle_since = True, upstream.now()
+        idle = upstream._all[connection] = upstream._idle.setdefault(replica.origin, [])
+        idle.append(connection)
 
 
 def make_key(configured: Settings, project: str = DEFAULT_PROJECT) -> str:

@@ -18,6 +18,8 @@ from gateway.completions import ACCEPTED, APPLIED, KEPT, OWN, REFUSED, parse_com
 from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script
 from tests.gateway.house import House, house, settings, until
 
+BOTH_WAYS = True
+
 BOUNDS = GatewaySettings(max_completion_tokens=100, max_choices=4)
 
 

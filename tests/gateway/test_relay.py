@@ -19,6 +19,8 @@ from gateway.connection import Origin
 from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error
 from tests.gateway.house import ASK, House, house, settings, until
 
+BOTH_WAYS = True
+
 TEXT = "one two three"
 PRICE = {"plain": (500_000_000, 100_000_000, 2_000_000_000), "triage": (10**9, 10**9, 3 * 10**9)}
 

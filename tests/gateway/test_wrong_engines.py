@@ -18,6 +18,8 @@ from tests.gateway.house import House, Ledger, until
 from tests.gateway.raw import Asking, RawEngine, chunked, chunks, framed, well, whole_answer
 from tests.gateway.wire import Response, body, events_in, request, text_in, wire
 
+BOTH_WAYS = True
+
 SOAK = int(os.environ.get("MILLRACE_SOAK", "0"))
 FAILURES = {(502, "engine_error"), (503, "engine_unavailable")}
 DEEP = b"[" * 100_000 + b"]" * 100_000

@@ -10,7 +10,7 @@ import pytest
 
 from contract.records import Invocation
 from contract.settings import parse_settings
-from tests.gateway.house import SETTINGS, House, Ledger, leftovers, settings, spotless, until
+from tests.gateway.house import NO_LOGGER, SETTINGS, House, Ledger, leftovers, settings, spotless, until
 from tests.gateway.raw import Asking, RawEngine, Say, chunked, framed, well
 from tests.gateway.wire import Response, body, events_in, request, wire
 
@@ -167,7 +167,9 @@ async def test_a_request_that_was_sent_again_is_billed_once(
             await well(asking)
 
     raw_engine.say = other.say = first_badly
-    text = SETTINGS.format(data_dir=tmp_path, url=raw_engine.url, gateway="", policy="", adapter="", spool="64MiB")
+    text = SETTINGS.format(
+        data_dir=tmp_path, url=raw_engine.url, gateway="", policy="", adapter="", spool="64MiB", log_port=NO_LOGGER
+    )
     configured = parse_settings(text.replace(f'url: "{raw_engine.url}"', f'url: ["{raw_engine.url}", "{other.url}"]'))
     async with spotless(raw_engine, configured, caplog) as home:
         (replicas,) = home.worker.routes.replicas.values()

@@ -206,7 +206,7 @@ async def _answer(question: Awaitable[Row]) -> Row:
     try:
         return await question
     except MillraceError as error:
-        _log.error("stored completions: %s", error.message)
+        _log.warning("stored completions: %s", error.message)
         code = error.code if isinstance(error, Overloaded) else "logger_unavailable"
         raise Overloaded(
             "stored completions cannot be read right now; try again", code=code, retry_after=_RETRY_SECONDS

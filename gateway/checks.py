@@ -35,6 +35,12 @@ def invalid(field: str, value: Any, wanted: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {shown(value)} {wanted}", param=field)
 
 
+def unknown(name: str, why: str) -> UnknownParameter:
+    """The error for a name that nothing here has, cut where it is long."""
+    name = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+    return UnknownParameter(f"{name} {why}", param=name)
+
+
 def shown(value: Any) -> str:
     """A value as JSON, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -167,5 +173,5 @@ def known_members(field: str, value: Any, known: Collection[str]) -> dict[str, A
     members = json_object(field, value)
     for name in members:
         if name not in known:
-            raise UnknownParameter(f"{field}.{name} is not a known field", param=f"{field}.{name}")
+            raise unknown(f"{field}.{name}", "is not a known field")
     return {name: member for name, member in members.items() if member is not None}

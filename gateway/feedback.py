@@ -5,11 +5,11 @@ from typing import Any
 
 import orjson
 
-from contract.errors import InvalidRequest, NotFound, UnknownParameter
+from contract.errors import InvalidRequest, NotFound
 from contract.ids import invocation_of, is_own_invocation, new_id
 from contract.records import Feedback
 from contract.settings import FeedbackMetric
-from gateway.checks import Check, described, flag, integer, invalid, known_members, number, one_of, text
+from gateway.checks import Check, described, flag, integer, invalid, known_members, number, one_of, text, unknown
 
 _FIELDS = frozenset({"invocation", "conversation", "choice", "metric", "value", "author"})
 _BIG = 1e308
@@ -39,7 +39,7 @@ def parse_feedback(
     """
     for name in document:
         if name not in _FIELDS:
-            raise UnknownParameter(f"{name} is not a known field of feedback", param=name)
+            raise unknown(name, "is not a known field of feedback")
     given = known_members("feedback", document, _FIELDS)
     if ("invocation" in given) == ("conversation" in given):
         raise InvalidRequest(

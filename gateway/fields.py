@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from contract.errors import InvalidRequest, UnknownParameter
+from contract.errors import InvalidRequest
 from contract.settings import GatewaySettings
 from gateway.asked import CHAT, Asked
 from gateway.checks import (
@@ -27,6 +27,7 @@ from gateway.checks import (
     only,
     refused,
     text,
+    unknown,
     whole,
 )
 from gateway.messages import parse_messages
@@ -162,7 +163,7 @@ def check_fields(
     for name, value in given.items():
         if name not in own:
             if name not in known:
-                raise UnknownParameter(f"{name} is not a known field of a {kind} request", param=name)
+                raise unknown(name, f"is not a known field of a {kind} request")
             checked[name] = known[name](name, value)
     for name in _LONGEST & checked.keys():
         integer(1, settings.max_completion_tokens)(name, checked[name])

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from contract.errors import InvalidRequest, UnknownParameter
-from gateway.checks import Check, described, invalid, one_of
+from contract.errors import InvalidRequest
+from gateway.checks import Check, described, invalid, one_of, unknown
 from gateway.values import METADATA, MODEL
 
 LIMIT, MAX_LIMIT = 20, 100
@@ -61,7 +61,7 @@ def page_of(pairs: Iterable[tuple[str, str]], *, filtered: bool = False) -> Page
     for name, value in pairs:
         key = _METADATA.fullmatch(name) if filtered else None
         if key is None and name not in known:
-            raise UnknownParameter(f"{name} is not a known parameter of this list", param=name)
+            raise unknown(name, "is not a known parameter of this list")
         if key is not None and "][" in key[1]:
             raise InvalidRequest(f"{name}: metadata has no deeper level", param=name)
         if name in given or (key is not None and key[1] in metadata):

@@ -15,11 +15,12 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request
 
-from contract.errors import InvalidRequest, MillraceError, NotFound, Overloaded, StorageFull, UnknownParameter
+from contract.errors import InvalidRequest, MillraceError, NotFound, Overloaded, StorageFull
 from contract.ids import is_own_invocation, new_id
 from contract.records import Amendment, Erasure, Record
 from gateway.asked import CHAT
 from gateway.caller import body_of, key_of, worker_of
+from gateway.checks import unknown
 from gateway.keys import Key
 from gateway.queries import Page, page_of
 from gateway.values import METADATA
@@ -154,7 +155,7 @@ def _listed(items: list[Row], *, more: bool) -> Row:
 def _metadata(body: Row) -> dict[str, str] | None:
     for name in body:
         if name != "metadata":
-            raise UnknownParameter(f"{name} cannot be changed; only metadata can", param=name)
+            raise unknown(name, "cannot be changed; only metadata can")
     if "metadata" not in body:
         raise InvalidRequest("metadata: is missing", param="metadata")
     return None if body["metadata"] is None else METADATA("metadata", body["metadata"])

@@ -35,7 +35,7 @@ class Run:
     @property
     def cpu_per_event(self) -> float:
         """CPU seconds per event of a stream: what was flushed, each with its share of the request around it."""
-        return self.cpu / (self.requests * EVENTS)
+        return self.cpu / (max(1, self.requests) * EVENTS)
 
 
 def request(size: int, stream: bool, model: str = MODEL) -> bytes:

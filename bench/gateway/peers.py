@@ -128,7 +128,7 @@ def wait_for(candidate: Candidate, body: bytes, log: Path, seconds: float = 120)
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with urllib.request.urlopen(urllib.request.Request(candidate.url, body, headers), timeout=5):
+            with urllib.request.urlopen(urllib.request.Request(candidate.url, body, headers), timeout=60):
                 return
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:

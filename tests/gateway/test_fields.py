@@ -224,3 +224,11 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="body") as caught:
         parse_body(body)
     assert caught.value.code == "invalid_json"
+
+
+def test_a_name_that_nothing_has_is_told_and_not_echoed_at_length() -> None:
+    document = {"model": "m", "messages": [{"role": "user", "content": "x"}], "x" * 100_000: 1}
+    with pytest.raises(UnknownParameter) as caught:
+        parse_chat(document, GatewaySettings())
+    assert caught.value.param == "x" * 80 + "…"
+    assert len(caught.value.message) < 200

@@ -90,6 +90,8 @@ def _size(number: int) -> str:
 def _cell(kind: str, name: str, one: dict[str, float] | None) -> str:
     if one is None:
         return ""
+    if not one["rate"]:
+        return "not one within a run"
     said = f"{one['rate']:,.0f}/s, {one['p50'] * 1e3:.2f} · {one['p99'] * 1e3:.2f} ms"
     return f"{said}, {one['cpu_per_event'] * 1e6:.0f} µs" if kind != "plain" and name != "nothing" else said
 

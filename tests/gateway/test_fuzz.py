@@ -25,6 +25,8 @@ from tests.gateway.engine import FakeEngine
 from tests.gateway.house import House, Ledger, house, leftovers, settings, until_none
 from tests.gateway.wire import events_in
 
+pytestmark = pytest.mark.slow
+
 SOAK = int(os.environ.get("MILLRACE_SOAK", "0"))
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 fuzzed = examples(

@@ -15,6 +15,8 @@ from tests.gateway.house import House, Ledger, settings, spotless, until
 from tests.gateway.raw import Asking, RawEngine, chunked, chunks, framed, whole_answer
 from tests.gateway.wire import Wire, body, events_in, head, request, text_in, wire
 
+pytestmark = pytest.mark.slow
+
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
 

@@ -19,6 +19,7 @@ from tests.gateway.raw import Asking, RawEngine, chunked, chunks, framed, well, 
 from tests.gateway.wire import Response, body, events_in, request, text_in, wire
 
 BOTH_WAYS = True
+pytestmark = pytest.mark.slow
 
 SOAK = int(os.environ.get("MILLRACE_SOAK", "0"))
 FAILURES = {(502, "engine_error"), (503, "engine_unavailable")}

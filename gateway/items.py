@@ -26,6 +26,7 @@ from gateway.checks import (
     shown,
     text,
 )
+from gateway.messages import check_arguments
 
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXT_PARTS = {
@@ -107,7 +108,8 @@ class _Conversation:
             self._other({"role": role, "content": content})
 
     def _call(self, field: str, members: dict[str, Any]) -> None:
-        name, arguments = (text(f"{field}.{each}", members.get(each)) for each in ("name", "arguments"))
+        name = text(f"{field}.name", members.get("name"))
+        arguments = check_arguments(f"{field}.arguments", members.get("arguments"))
         call = {"name": name, "arguments": arguments}
         last = self.messages[-1] if self.messages else {}
         if last.get("role") != "assistant" or self._reasoning:

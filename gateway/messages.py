@@ -84,7 +84,7 @@ def _part(field: str, value: Any) -> dict[str, str]:
     return {"type": kind, kind: text(f"{field}.{kind}", members.get(kind))}
 
 
-def _arguments(field: str, value: Any) -> str:
+def check_arguments(field: str, value: Any) -> str:
     """Arguments as they are, JSON or not; but an engine reads them, and fails where they are nested too deeply."""
     arguments = text(field, value)
     if arguments.count("[") + arguments.count("{") > _MAX_NESTED:
@@ -103,7 +103,7 @@ def _tool_call(field: str, value: Any) -> dict[str, Any]:
         "type": one_of("function")(f"{field}.type", members.get("type", "function")),
         "function": {
             "name": text(f"{field}.function.name", function.get("name")),
-            "arguments": _arguments(f"{field}.function.arguments", function.get("arguments")),
+            "arguments": check_arguments(f"{field}.function.arguments", function.get("arguments")),
         },
     }
 

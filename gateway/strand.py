@@ -83,9 +83,10 @@ class Strand:
         finally:
             self._running = False
 
-    def _settled(self, _future: "asyncio.Future[Any]") -> None:
-        self._future = None
-        self._step(None)
+    def _settled(self, future: "asyncio.Future[Any]") -> None:
+        if future is self._future:  # else an error has come first, and what it waited for is of no use any more
+            self._future = None
+            self._step(None)
 
 
 class Sweep:

@@ -21,9 +21,8 @@ from gateway.connection import Connection, Origin, told
 from gateway.strand import NEVER, Strand, Waiter, parked
 
 KEEP_ALIVE = 2.0
-"""Seconds an idle connection is kept: less than an engine keeps it, or it would be closed under a new request."""
-SETTLE_SECONDS = 1.0
-"""For the rest of an answer that has said it is done; then its connection is given up."""
+"""Seconds an idle connection is kept: less than an engine keeps it, or it would be closed under a new request. As long
+it has for the rest of an answer that has said it is done."""
 MAX_ANSWER = 256 * 2**20
 """Bytes of a whole answer; more than any engine here can mean."""
 CONNECT_TIMEOUT = "engine_connect_timeout"
@@ -329,10 +328,13 @@ class Upstream:
             raise NoConnection(f"the engine cannot be reached: {told(error)}", retry_after=1.0) from error
         except BaseException:
             task.cancel()
+            task.add_done_callback(_unwanted)  # it may be there already
             raise
         finally:
             watch.stop()
             strand.deadline = NEVER
+        if connection.lost or connection.transport.is_closing():
+            raise NoConnection("the engine closed the connection at once", retry_after=1.0)
         self._all[connection] = self._idle.setdefault(origin, [])
         return connection
 
@@ -346,6 +348,12 @@ class Upstream:
 
     def _no_connection_in_time(self) -> EngineTimeout:
         return _timeout("connect", self.timeouts.connect, "a connection")
+
+
+def _unwanted(task: "asyncio.Task[Connection]") -> None:
+    """Nobody waits any more for the connection that a task was to make."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().drop()
 
 
 def _timeout(which: str, seconds: float, what: str) -> EngineTimeout:

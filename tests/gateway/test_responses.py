@@ -339,3 +339,10 @@ def test_several_turns_in_one() -> None:
     items = [[{"role": "user", "content": "x"}], [THOUGHT, *CALLS], [RESULT, {**RESULT, "call_id": "c2"}], [THOUGHT]]
     roles = [message["role"] for message in messages(*itertools.chain(*items), {"role": "assistant", "content": "y"})]
     assert roles == ["user", "assistant", "tool", "tool", "assistant"]
+
+
+def test_arguments_nested_too_deeply_are_refused_as_in_a_chat() -> None:
+    call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "[" * 3000 + "]" * 3000}
+    with pytest.raises(InvalidRequest) as caught:
+        parsed(input=[call])
+    assert caught.value.param == "input[0].arguments"

@@ -195,3 +195,58 @@ async def test_the_watch_counts_the_wait_alone() -> None:
     watch.start()
     watch.stop()
     assert watch.waited_ns == 20
+
+
+class Made:
+    """A connection that was made, as far as anybody looks at it before the first request."""
+
+    lost = used = False
+
+    def __init__(self, *, closing: bool = False) -> None:
+        self.transport = self
+        self.closing, self.dropped = closing, False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def drop(self) -> None:
+        self.dropped = True
+
+
+async def connecting(made: Made, monkeypatch: pytest.MonkeyPatch) -> tuple[Strand, list[BaseException]]:
+    """A strand that waits for ``made``, and what it ends in."""
+    upstream, ended = Upstream(Timeouts(5, 5, 5, 5)), list[BaseException]()
+
+    async def opened(_origin: Origin) -> Made:
+        return made
+
+    monkeypatch.setattr(upstream, "_open", opened)
+
+    async def ask() -> None:
+        try:
+            await upstream.post(Origin("h", 1, False, ""), REQUEST, strand, Stopwatch())
+        except Exception as error:
+            ended.append(error)
+            await asyncio.sleep(0.01)  # whoever goes on waits for something else
+
+    strand = Strand(ask())
+    strand.wake()
+    return strand, ended
+
+
+async def test_a_connection_that_comes_when_nobody_waits_any_more_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Made()
+    strand, ended = await connecting(made, monkeypatch)
+    # After the task that connects has ended, and before the strand hears of it.
+    asyncio.get_running_loop().call_soon(strand.throw, ValueError("gone"))
+    await until(lambda: strand.done)
+    assert ([type(error) for error in ended], made.dropped) == ([ValueError], True)
+    assert caplog.records == [], "what it waited for before does not wake it any more"
+
+
+async def test_a_connection_that_is_closed_as_it_is_made_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    strand, ended = await connecting(Made(closing=True), monkeypatch)
+    await until(lambda: strand.done)
+    assert [type(error) for error in ended] == [NoConnection]

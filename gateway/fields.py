@@ -158,13 +158,11 @@ def check_fields(
     Raises:
         InvalidRequest: naming the field and its value; also where it is over a bound of the settings.
     """
+    for name in document:
+        if name not in own and name not in known:
+            raise unknown(name, f"is not a known field of a {kind} request")
     given = {name: value for name, value in document.items() if value is not None}
-    checked: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in own:
-            if name not in known:
-                raise unknown(name, f"is not a known field of a {kind} request")
-            checked[name] = known[name](name, value)
+    checked = {name: known[name](name, value) for name, value in given.items() if name not in own}
     for name in _LONGEST & checked.keys():
         integer(1, settings.max_completion_tokens)(name, checked[name])
     if "n" in checked:

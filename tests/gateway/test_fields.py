@@ -232,3 +232,9 @@ def test_a_name_that_nothing_has_is_told_and_not_echoed_at_length() -> None:
         parse_chat(document, GatewaySettings())
     assert caught.value.param == "x" * 80 + "…"
     assert len(caught.value.message) < 200
+
+
+def test_an_unknown_field_is_refused_whatever_its_value() -> None:
+    with pytest.raises(UnknownParameter) as caught:
+        parse_chat({"model": "m", "messages": [{"role": "user", "content": "x"}], "nonsense": None}, GatewaySettings())
+    assert caught.value.param == "nonsense"

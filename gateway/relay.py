@@ -148,10 +148,11 @@ class Exchange:
         request = usual_chat(self._body, worker.settings.gateway) if self._body and self._endpoint is CHAT else None
         if request is None:
             return
+        entry.asked, entry.request = request.model, request
         target = worker.routes.snapshot.known(request.model)
         if target is None or target.alias in worker.limits.gates or worker.limits.full:
             return
-        entry.asked, entry.request, entry.target = request.model, request, target
+        entry.target = target
         replica = worker.routes.known(target, (), self._prefix)
         if not isinstance(replica, Replica):
             return
@@ -224,7 +225,7 @@ class Exchange:
         reservation = self._reservation or worker.limits.reserve()
         try:
             if self._begun is None:
-                entry.request = self._understood(self._body or await turn.body())
+                entry.request = entry.request or self._understood(self._body or await turn.body())
                 entry.target = worker.routes.snapshot.resolve(entry.request.model)
             request, target = entry.request, entry.target
             assert request is not None and target is not None
@@ -250,7 +251,7 @@ class Exchange:
 
     def _understood(self, body: bytes) -> Asked:
         settings = self._worker.settings.gateway
-        if self._endpoint is CHAT:
+        if self._endpoint is CHAT and not self._body:  # else it was tried when it came
             request = usual_chat(body, settings)
             if request is not None:
                 self._entry.asked = request.model

@@ -40,14 +40,15 @@ class Run:
 
 def request(size: int, stream: bool, model: str = MODEL) -> bytes:
     """A body of about ``size`` bytes with two messages."""
+    user = {"role": "user", "content": ""}
     body = {
         "model": model,
-        "messages": [{"role": "system", "content": "You are terse."}, {"role": "user", "content": ""}],
+        "messages": [{"role": "system", "content": "You are terse."}, user],
         "max_tokens": 64,
         "temperature": 0.5,
         **({"stream": True, "stream_options": {"include_usage": True}} if stream else {}),
     }
-    body["messages"][1]["content"] = "x" * max(0, size - len(json.dumps(body)))  # type: ignore[index]  # the list above
+    user["content"] = "x" * max(0, size - len(json.dumps(body)))
     return json.dumps(body).encode()
 
 

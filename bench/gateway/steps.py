@@ -100,7 +100,8 @@ async def measure(requests: int, folder: Path) -> dict[str, float]:
     state = uvicorn.server.ServerState()
     state.default_headers = [(b"date", b"Mon, 23 Nov 2026 12:00:00 GMT")]
     answered: list[bytes] = []
-    client: Any = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+    make: Any = config.http_protocol_class
+    client = make(config=config, server_state=state, app_state={})
     client.connection_made(Transport(answered.append))
     engine = Connection()
     engine.connection_made(Transport(lambda _: None))

@@ -64,7 +64,10 @@ def main():
     found["models"] = [model.id for model in asking.models.list()]
     found["model"] = asking.models.retrieve("plain").owned_by
     found["raw"] = chat_raw(asking)
-    say = lambda words, **options: error(lambda: chat(client(**options), messages=[{"role": "user", "content": words}]))  # noqa: E731
+
+    def say(words, **options):
+        return error(lambda: chat(client(**options), messages=[{"role": "user", "content": words}]))
+
     found["errors"] = {
         "bad value": error(lambda: chat(asking, temperature=9)),
         "bad field": error(lambda: chat(asking, extra_body={"chat_template": "x"})),

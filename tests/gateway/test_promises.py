@@ -54,7 +54,7 @@ async def asked(home: House, **fields: Any) -> Response:
 
 async def billed(home: House, *events: bytes, **fields: Any) -> Invocation:
     """The record of a stream of these events."""
-    home.engine.say, ledger = streams(*events), Ledger(home)  # type: ignore[attr-defined]
+    home.engine.say, ledger = streams(*events), Ledger(home)
     ledger.new()
     assert (await asked(home, stream=True, **fields)).status == 200
     return await ledger.next()
@@ -62,7 +62,7 @@ async def billed(home: House, *events: bytes, **fields: Any) -> Invocation:
 
 async def hung_up_after(home: House, *events: bytes, **fields: Any) -> Invocation:
     """The record of a stream whose client leaves after these events."""
-    home.engine.say, ledger = streams(*events, done=False), Ledger(home)  # type: ignore[attr-defined]
+    home.engine.say, ledger = streams(*events, done=False), Ledger(home)
     ledger.new()
     async with wire(home) as client:
         client.say(request(home, body(stream=True, **fields)))
@@ -142,7 +142,7 @@ async def test_the_client_that_asks_for_usage_is_told_what_it_pays_for(raw_home:
         [chunk("a", usage(10, 1))],
         [chunk("a"), chunk(None, usage(10, 1))],
     ):
-        raw_home.engine.say, ledger = streams(*events), Ledger(raw_home)  # type: ignore[attr-defined]
+        raw_home.engine.say, ledger = streams(*events), Ledger(raw_home)
         ledger.new()
         told = await asked(raw_home, stream=True, stream_options={"include_usage": True})
         record = await ledger.next()
@@ -186,7 +186,7 @@ async def test_a_request_that_was_sent_again_is_billed_once(
 
 async def test_what_failed_is_free_and_what_was_refused_used_nothing(raw_home: House) -> None:
     ledger = Ledger(raw_home)
-    raw_home.engine.say = streams(chunk("a", usage(10, 1)), b"not JSON")  # type: ignore[attr-defined]
+    raw_home.engine.say = streams(chunk("a", usage(10, 1)), b"not JSON")
     await asked(raw_home, stream=True)
     failed = await ledger.next()
     assert (failed.status, failed.completion_tokens, failed.cost) == ("failed", 1, 0)

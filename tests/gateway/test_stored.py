@@ -215,7 +215,8 @@ async def refusals(client: AsyncOpenAI, identifier: str) -> list[str]:
     ):  # fmt: skip
         with pytest.raises(openai.NotFoundError) as caught:
             await attempt
-        found.append(str(caught.value.body["message"]))  # type: ignore[index]  # the error's object
+        body: Any = caught.value.body
+        found.append(str(body["message"]))
     return found
 
 

@@ -44,7 +44,7 @@ lint: ## ruff, mypy --strict, the floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: install ## the long counts; resumable, results under bench/results
+soak: install ## the long counts; resumable, results in bench/results/soak.json
 	$(BIN)/python -m bench.soak
 
 bench-gateway: install ## the gateway beside its peers, on a machine that does nothing else

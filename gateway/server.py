@@ -28,6 +28,7 @@ from contract.database import open_database
 from contract.errors import OperatorError
 from contract.seed import seed
 from contract.settings import Settings
+from gateway.acceptor import AT_ONCE, Acceptor
 from gateway.adapters import check_declared
 from gateway.app import create_app, door
 from gateway.worker import Worker
@@ -131,15 +132,29 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
         super().__init__(config)
         self._worker = worker
+        self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # what listens is the acceptor
+        at_once = max(1, AT_ONCE // self._worker.settings.gateway.workers)
+        self._acceptors = [Acceptor(listener, self._protocol, at_once) for listener in sockets or ()]
         # What is here now stays: the collector need not look at it again while requests wait.
         gc.collect()
         gc.freeze()
         parent = multiprocessing.parent_process()
         if parent is not None:
             asyncio.get_running_loop().add_reader(parent.sentinel, self._orphaned, parent.sentinel)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     def _orphaned(self, sentinel: int) -> None:
         asyncio.get_running_loop().remove_reader(sentinel)

@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
         raise SystemExit("two cores are needed: one for the gateway, one for the client and the upstream")
-    _refuse_if_busy()
+    refuse_if_busy()
     names = [name for name in NAMES if name not in arguments.without]
     found: dict[Scenario, dict[str, list[load.Run]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -102,7 +102,7 @@ def _measure(
     found: dict[Scenario, dict[str, list[load.Run]]] = {each: {name: [] for name in names} for each in scenarios}
     port = free_port()
     with (
-        _upstream(kind, port, folder),
+        upstream_of(kind, port, folder),
         candidates(names, port, load.request(260, kind != "plain"), folder, kind == "tokens") as gateways,
     ):
         for number in range(rounds):
@@ -138,8 +138,8 @@ def _beside_slow_streams(rounds: int, seconds: int, folder: Path) -> dict[str, f
     place, body = folder / "beside", load.request(260, False)
     place.mkdir()
     with (
-        _upstream("plain", plain, folder),
-        _upstream("bare", slow, folder, SLOW_SECONDS),
+        upstream_of("plain", plain, folder),
+        upstream_of("bare", slow, folder, SLOW_SECONDS),
         millrace({upstream.MODEL: plain, "slow": slow}, place) as gateway,
     ):
         wait_for(gateway, body, place / "log")
@@ -151,7 +151,8 @@ def _beside_slow_streams(rounds: int, seconds: int, folder: Path) -> dict[str, f
 
 
 @contextmanager
-def _upstream(kind: str, port: int, folder: Path, interval: float = upstream.INTERVAL) -> Iterator[None]:
+def upstream_of(kind: str, port: int, folder: Path, interval: float = upstream.INTERVAL) -> Iterator[None]:
+    """What all candidates of that kind stand before."""
     if kind == "plain":
         command = ["nginx", "-c", str(upstream.nginx_config(folder, port)), "-p", str(folder)]
     else:
@@ -172,7 +173,8 @@ def _others() -> float:
     return total
 
 
-def _refuse_if_busy() -> None:
+def refuse_if_busy() -> None:
+    """Ends the command where others use the machine."""
     share = psutil.cpu_percent(2.0) / 100
     if share > BUSY:
         raise SystemExit(f"this machine is busy ({share:.0%}): no figure measured now would mean anything")

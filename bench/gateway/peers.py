@@ -24,6 +24,7 @@ import yaml
 from bench.gateway.upstream import MODEL
 from millrace.fetch import cache_dir
 
+ROOT = Path(__file__).resolve().parents[2]
 GATEWAY_CORE, OTHER_CORE = 0, 1
 """The gateway under test has a core of its own; the client and the upstream share the other."""
 PEERS = {"vllm-router": "vllm-router==0.1.17", "litellm": "litellm[proxy]==1.106.2"}
@@ -69,12 +70,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(command: Sequence[str | Path], core: int, log: Path, cwd: Path | None = None) -> Iterator[psutil.Process]:
+def process(
+    command: Sequence[str | Path], core: int, log: Path, cwd: Path | None = None, **environment: str
+) -> Iterator[psutil.Process]:
     """A process on one core, with its output in ``log``; it is ended with the block."""
-    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    variables = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", **environment}
     with log.open("ab") as output:
         started = psutil.Popen(
-            list(map(str, command)), stdout=output, stderr=output, cwd=cwd, env=environment,
+            list(map(str, command)), stdout=output, stderr=output, cwd=cwd, env=variables,
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )  # fmt: skip
     try:
@@ -149,13 +152,17 @@ def _millrace(upstream: int, folder: Path, tokens: bool) -> Iterator[Candidate]:
 
 
 @contextmanager
-def millrace(upstreams: Mapping[str, int], folder: Path, tokens: bool = False) -> Iterator[Candidate]:
+def millrace(
+    upstreams: Mapping[str, int], folder: Path, tokens: bool = False, name: str = "millrace", checkout: Path = ROOT
+) -> Iterator[Candidate]:
     """Ours as it comes: keys, meter, prices and spool on.
 
     Args:
         upstreams: public model -> the port of its engine.
         folder: for its data.
         tokens: the log keeps token ids and log-probabilities, so that the engine is asked for them.
+        name: what it is called among the candidates.
+        checkout: the folder with its code.
     """
     port, config = free_port(), folder / "millrace.yaml"
     settings = {
@@ -167,15 +174,17 @@ def millrace(upstreams: Mapping[str, int], folder: Path, tokens: bool = False) -
         "models": {
             name: {"engine": name, "price": {"input": 0.1, "cached_input": 0.05, "output": 0.2}} for name in upstreams
         },
-        "log": {"spool": {"max_bytes": "8GiB"}, "policy": {"tokens": tokens}},
+        "log": {"spool": {"max_bytes": "8GiB"}, **({"policy": {"tokens": True}} if tokens else {})},
     }
     config.write_text(yaml.safe_dump(settings))
     millrace = [sys.executable, "-m", "millrace"]
     create = [*millrace, "keys", "create", "--config", str(config)]
-    key = subprocess.run(create, capture_output=True, text=True, check=True).stdout.strip()
+    code = {"PYTHONPATH": str(checkout)}
+    made = subprocess.run(create, capture_output=True, text=True, check=True, cwd=checkout, env={**os.environ, **code})
+    key = made.stdout.strip()
     command = [*millrace, "serve", "gateway", "--config", str(config)]
-    with process(command, GATEWAY_CORE, folder / "log") as started:
-        yield Candidate("millrace", port, key, started)
+    with process(command, GATEWAY_CORE, folder / "log", checkout, **code) as started:
+        yield Candidate(name, port, key, started)
 
 
 @contextmanager

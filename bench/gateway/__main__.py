@@ -4,7 +4,7 @@
 Every candidate runs on one core, the client and the upstream on the other. Rounds are interleaved, so that what else
 the machine does hits all alike, and the median round counts. On a busy machine it refuses.
 
-Usage: python -m bench.gateway [--rounds N] [--seconds S] [--only KIND] [--without litellm ...]
+Usage: python -m bench.gateway [--rounds N] [--seconds S] [--only KIND] [--without litellm ...] [--busy SHARE]
 
 Kinds: ``plain``; ``streamed``, 32 events 10 ms apart; ``running``, the same with usage on every event, as the gateway
 asks vLLM for; ``tokens``, also with token ids and log-probabilities, which the log then keeps; ``beside``, plain
@@ -39,7 +39,7 @@ NAMES = ("nothing", "millrace", "vllm-router", "litellm")
 CROWD = 256
 """Connections, so many that LiteLLM's proxy does not end one request in the seconds of a run."""
 BUSY = 0.15
-"""The share of the machine that others may use before a run counts for nothing."""
+"""The share of the machine that others may use before a run counts for nothing, unless `--busy` says another."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--only", choices=(*KINDS, "beside"))
+    parser.add_argument("--busy", type=float, default=BUSY, help="share of the machine that others may use")
     parser.add_argument("--without", nargs="*", default=[], choices=NAMES)
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
         raise SystemExit("two cores are needed: one for the gateway, one for the client and the upstream")
-    refuse_if_busy()
+    refuse_if_busy(arguments.busy)
     names = [name for name in NAMES if name not in arguments.without]
     found: dict[Scenario, dict[str, list[load.Run]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +84,7 @@ def main() -> None:
                 folder = Path(scratch, kind)
                 folder.mkdir()
                 able = [name for name in names if kind in ("plain", "streamed") or name != "litellm"]
-                found |= _measure(kind, scenarios, able, arguments.rounds, arguments.seconds, folder)
+                found |= _measure(kind, scenarios, able, arguments, folder)
         slowed = None
         if arguments.only in (None, "beside"):
             slowed = _beside_slow_streams(arguments.rounds, arguments.seconds, Path(scratch))
@@ -93,11 +94,11 @@ def main() -> None:
     if slowed is not None:
         told = ", ".join(f"{name} {p99 * 1e3:.1f} ms" for name, p99 in slowed.items())
         print(f"p99 of plain requests, 32 at once: {told} ({SLOW_STREAMS} slow streams)")
-    _write(medians, slowed, arguments.rounds, arguments.seconds)
+    _write(medians, slowed, arguments)
 
 
 def _measure(
-    kind: str, scenarios: list[Scenario], names: list[str], rounds: int, seconds: int, folder: Path
+    kind: str, scenarios: list[Scenario], names: list[str], arguments: argparse.Namespace, folder: Path
 ) -> dict[Scenario, dict[str, list[load.Run]]]:
     found: dict[Scenario, dict[str, list[load.Run]]] = {each: {name: [] for name in names} for each in scenarios}
     port = free_port()
@@ -105,29 +106,29 @@ def _measure(
         upstream_of(kind, port, folder),
         candidates(names, port, load.request(260, kind != "plain"), folder, kind == "tokens") as gateways,
     ):
-        for number in range(rounds):
+        for number in range(arguments.rounds):
             for scenario in scenarios:
                 body = load.request(scenario.bytes, kind != "plain")
                 for gateway in gateways:
                     if gateway.name == "litellm" and scenario.connections == CROWD:
                         continue
-                    found[scenario][gateway.name].append(_run(gateway, body, scenario, seconds, folder))
+                    found[scenario][gateway.name].append(_run(gateway, body, scenario, arguments, folder))
                 rates = ", ".join(f"{name} {runs[-1].rate:,.0f}/s" for name, runs in found[scenario].items() if runs)
-                print(f"round {number + 1}/{rounds}, {scenario.title}: {rates}", file=sys.stderr, flush=True)
+                print(f"round {number + 1}/{arguments.rounds}, {scenario.title}: {rates}", file=sys.stderr, flush=True)
     return found
 
 
-def _run(gateway: Candidate, body: bytes, scenario: Scenario, seconds: int, folder: Path) -> load.Run:
+def _run(gateway: Candidate, body: bytes, scenario: Scenario, arguments: argparse.Namespace, folder: Path) -> load.Run:
     gateway.pause(stopped=False)
     wait_for(gateway, body, folder / gateway.name / "log")  # it may still have to do with what the last run left it
-    others = _others()
+    others, seconds = _others(), arguments.seconds
     load.run(gateway, body, scenario.connections, 1, folder)  # warm
     result = load.run(gateway, body, scenario.connections, seconds, folder)
     gateway.pause(stopped=True)
     if result.failed:
         print(f"{gateway.name}: {result.failed} of {result.requests} failed ({scenario.title})", file=sys.stderr)
     share = (_others() - others) / (2 * seconds)
-    if share > BUSY:
+    if share > arguments.busy:
         raise SystemExit(f"others used {share:.0%} of the machine meanwhile: these figures would mean nothing")
     return result
 
@@ -173,10 +174,10 @@ def _others() -> float:
     return total
 
 
-def refuse_if_busy() -> None:
-    """Ends the command where others use the machine."""
+def refuse_if_busy(bound: float) -> None:
+    """Ends the command where others use more than that share of the machine."""
     share = psutil.cpu_percent(2.0) / 100
-    if share > BUSY:
+    if share > bound:
         raise SystemExit(f"this machine is busy ({share:.0%}): no figure measured now would mean anything")
 
 
@@ -217,15 +218,16 @@ def _table(medians: dict[Scenario, dict[str, dict[str, float]]], names: list[str
 
 
 def _write(
-    medians: dict[Scenario, dict[str, dict[str, float]]], slowed: dict[str, float] | None, rounds: int, seconds: int
+    medians: dict[Scenario, dict[str, dict[str, float]]], slowed: dict[str, float] | None, arguments: argparse.Namespace
 ) -> None:
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
     document = {
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()},
         "commit": commit,
-        "rounds": rounds,
-        "seconds": seconds,
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "others_at_most": arguments.busy,
         "p99_of_plain_requests": slowed,
         "scenarios": [{**asdict(scenario), "medians": by} for scenario, by in medians.items()],
     }

@@ -4,7 +4,7 @@
 All are in front of the same upstreams and measured in turn, as `bench.gateway` measures its candidates, from checkouts
 that are made for the run and removed after it.
 
-Usage: python -m bench.gateway.compare [--rounds N] [--seconds S] [COMMIT ...]
+Usage: python -m bench.gateway.compare [--rounds N] [--seconds S] [--busy SHARE] [COMMIT ...]
 
 Without commits it takes those of `STEPS` and the one that is checked out, and writes ``bench/results/compare.json``.
 """
@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.gateway import load
-from bench.gateway.__main__ import refuse_if_busy, upstream_of
+from bench.gateway.__main__ import BUSY, refuse_if_busy, upstream_of
 from bench.gateway.peers import ROOT, Candidate, free_port, millrace, wait_for
 from bench.gateway.upstream import MODEL
 
@@ -46,9 +46,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gateway.compare")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--busy", type=float, default=BUSY, help="share of the machine that others may use")
     parser.add_argument("commits", nargs="*")
     arguments = parser.parse_args()
-    refuse_if_busy()
+    refuse_if_busy(arguments.busy)
     steps = {commit: commit for commit in arguments.commits} or STEPS
     found: dict[str, dict[str, float]] = {name: {} for name in steps}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
@@ -60,7 +61,15 @@ def main() -> None:
     print(json.dumps(found, indent=1))
     if not arguments.commits:
         RESULTS.write_text(
-            json.dumps({"rounds": arguments.rounds, "seconds": arguments.seconds, "steps": found}, indent=1)
+            json.dumps(
+                {
+                    "rounds": arguments.rounds,
+                    "seconds": arguments.seconds,
+                    "others_at_most": arguments.busy,
+                    "steps": found,
+                },
+                indent=1,
+            )
         )
 
 

@@ -6,6 +6,7 @@
     │   ├── UnknownParameter           400     invalid_request_error    unknown_parameter
     │   ├── UnsupportedParameter       400     invalid_request_error    unsupported_parameter
     │   ├── PayloadTooLarge            413     invalid_request_error    payload_too_large
+    │   ├── UnsupportedEncoding        415     invalid_request_error    unsupported_encoding
     │   ├── HeadTooLarge               431     invalid_request_error    head_too_large
     │   ├── BodyTimeout                408     invalid_request_error    body_timeout
     │   └── MethodNotAllowed           405     invalid_request_error    method_not_allowed
@@ -89,6 +90,13 @@ class PayloadTooLarge(InvalidRequest):
 
     status = 413
     default_code = "payload_too_large"
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """The body is compressed, or coded in another way that is not taken."""
+
+    status = 415
+    default_code = "unsupported_encoding"
 
 
 class HeadTooLarge(InvalidRequest):

@@ -106,6 +106,7 @@ class Frame:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter_ns(), 499
+        worker: Worker = scope["app"].state.worker
         state = scope.setdefault("state", {})
         state["request_id"] = new_id("req")
 
@@ -113,7 +114,10 @@ class Frame:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = state["request_id"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = state["request_id"]
+                if worker.draining:
+                    headers["connection"] = "close"  # the client's next request is better asked elsewhere
             await send(message)
 
         try:
@@ -129,9 +133,8 @@ class Frame:
             )
         finally:
             labels = (_route(scope["path"]), state.get("model", ""))
-            counted = scope["app"].state.worker.metrics
-            counted.count(REQUESTS, (*labels, str(status)))
-            counted.observe(DURATION, labels, (time.perf_counter_ns() - started) / NANO)
+            worker.metrics.count(REQUESTS, (*labels, str(status)))
+            worker.metrics.observe(DURATION, labels, (time.perf_counter_ns() - started) / NANO)
 
 
 async def _only_at_the_door(_request: Request) -> Response:

@@ -7,7 +7,7 @@ their order, whichever way they go.
 
 Bounds: a head has at most `MAX_HEAD` bytes in `MAX_HEADERS` lines, a body ``gateway.max_body`` bytes; a head or a body
 that does not come within ``gateway.body_timeout`` is cut. Framing is llhttp's, strict: a request with both a length and
-chunks, or with two lengths, is a 400 and the end of its connection.
+chunks, or with two lengths, is a 400 and the end of its connection; so is one whose body is coded (`gateway.codings`).
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from contract.errors import HeadTooLarge, InvalidRequest, MillraceError
 from contract.ids import new_id
+from gateway.codings import refusal
 from gateway.crowd import admit
 from gateway.rendering import rendered
 from gateway.strand import NEVER
@@ -160,6 +161,10 @@ class Door(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADERS or (at_most > MAX_HEAD and self._head_size() > MAX_HEAD):
             self._refuse(_head_too_large())
             return
+        refused = refusal(self.headers)
+        if refused is not None:
+            self._refuse(refused)
+            return
         path = self.url if self.url in self._hot else _path(self.url)
         answering = self._hot.get(path) if self.parser.get_method() == b"POST" else None
         if answering is None:
@@ -269,6 +274,8 @@ class Door(HttpToolsProtocol):
 
     def _refuse(self, error: MillraceError) -> None:
         """Answers what is no request. An answer under way goes on; its connection ends with it."""
+        if self._broken:
+            return  # told already; what follows it may be wrong in a way of its own
         self._last_request()
         cycle = self.cycle
         if self.pipeline:

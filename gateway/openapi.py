@@ -18,6 +18,7 @@ from contract.errors import (
     MillraceError,
     PayloadTooLarge,
     StorageFull,
+    UnsupportedEncoding,
 )
 from gateway.checks import Schema
 
@@ -43,7 +44,7 @@ ERROR: Schema = {
 _REQUEST_ID = {"schema": {"type": "string"}, "required": True, "description": "by which the log knows the request"}
 _RETRY_AFTER = {"schema": {"type": "integer", "minimum": 0}, "description": "seconds"}
 _FOR_ALL = (InvalidRequest, HeadTooLarge, InternalError)
-_FOR_BODIES = (PayloadTooLarge, BodyTimeout, StorageFull)
+_FOR_BODIES = (PayloadTooLarge, UnsupportedEncoding, BodyTimeout, StorageFull)
 
 
 @dataclass(frozen=True)

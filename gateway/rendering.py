@@ -5,7 +5,7 @@ import math
 
 import orjson
 
-from contract.errors import BodyTimeout, MillraceError
+from contract.errors import BodyTimeout, MillraceError, UnsupportedEncoding
 
 
 def error_headers(error: MillraceError) -> dict[str, str]:
@@ -15,6 +15,8 @@ def error_headers(error: MillraceError) -> dict[str, str]:
         told["retry-after"] = str(math.ceil(error.retry_after))
     if error.status == 401:
         told["www-authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):
+        told["accept-encoding"] = "identity"
     if isinstance(error, BodyTimeout):
         told["connection"] = "close"  # nobody waits for the rest of the body
     return told

@@ -257,11 +257,14 @@ class Turn:
 
     def _head(self, status: int) -> bytes:
         self.status = status
+        door = self._door
         if not self.body_complete and self._waits_to_continue():
             self.keep_alive = False  # whether the body still comes, and so where the next request begins, is unknown
+        if door.worker.draining and not door.pipeline:
+            self.keep_alive = False  # the client's next request is better asked elsewhere
         closing = b"" if self.keep_alive else b"connection: close\r\n"
         return b"%bx-request-id: %b\r\n%b%b" % (
-            STATUS_LINE[status], self.request_id.encode(), self._door.date(), closing,
+            STATUS_LINE[status], self.request_id.encode(), door.date(), closing,
         )  # fmt: skip
 
     def _framed(self, piece: bytes) -> bytes:

@@ -163,7 +163,8 @@ async def spotless(engine: Any, configured: Settings, log: pytest.LogCaptureFixt
         yield home
         await until_none(lambda: leftovers(home))
         assert {task.get_name() for task in home.worker._tasks if not task.done()} <= idle
-        errors = [record for record in log.records if record.levelno >= logging.ERROR or record.exc_info]
+        logged = [*log.get_records("setup"), *log.get_records("call"), *log.get_records("teardown")]
+        errors = [record for record in logged if record.levelno >= logging.ERROR or record.exc_info]
         assert errors == []
     await engine.stop()
     await until_none(lambda: [task for task in asyncio.all_tasks() - tasks if task is not asyncio.current_task()])

@@ -3,12 +3,12 @@
 
 import logging
 import time
-from collections.abc import Callable
 
 import duckdb
 
 from contract.settings import StoreSettings
 from logger.batch import Batch, Intake
+from logger.faults import reach
 from logger.stage import describe
 from logger.store import Store
 
@@ -22,14 +22,11 @@ RETRY_SECONDS = 1.0
 class Committer:
     """The batch under way: filled through ``intake``, committed when it is large or old enough."""
 
-    def __init__(
-        self, store: Store, settings: StoreSettings, errors: dict[str, str], reach: Callable[[str], None]
-    ) -> None:
+    def __init__(self, store: Store, settings: StoreSettings, errors: dict[str, str]) -> None:
         self.intake = Intake(store.next_seqs())
         self._store = store
         self._settings = settings
         self._errors = errors
-        self._reach = reach
         self._began: float | None = None
 
     @property
@@ -48,6 +45,14 @@ class Committer:
         full = self.room == 0 or batch.bytes >= MAX_BATCH_BYTES
         return full or now - self._began >= self._settings.batch_delay
 
+    def checkpoint(self) -> bool:
+        """Moves what is committed into the store's file, where no torn write can take it back; False if not now."""
+        reach("before_checkpoint")
+        done = self._store.checkpoint()
+        if done:
+            reach("after_checkpoint")
+        return done
+
     def commit(self, patient: bool = True) -> Batch:
         """Commits the batch and returns it.
 
@@ -55,7 +60,7 @@ class Committer:
         came from, and no answer waits for them. Anything else is for the process to die of.
         """
         batch, self._began = self.intake.finish(), None
-        self._reach("before_commit")
+        reach("before_commit")
         while True:
             try:
                 self._store.commit(batch)
@@ -67,5 +72,5 @@ class Committer:
                     raise
                 time.sleep(RETRY_SECONDS)
         self._errors.pop("store", None)
-        self._reach("after_commit")
+        reach("after_commit")
         return batch

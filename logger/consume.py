@@ -2,6 +2,9 @@
 """From Kafka into the store, exactly once: rows, positions and the next offset commit in one transaction.
 
 No consumer group: the store says where to read on. An offset that the broker no longer has is an error that says so.
+A store that lost the end of its write-ahead log stands
+at an older offset and reads on from there; so that the topic has that, there is a checkpoint every ten minutes.
+
 A gap in a producer's positions stops that producer; the saved offset then stays at the gap, so that a later start
 meets it again, and what other producers sent after it is read twice and dropped once.
 """
@@ -9,7 +12,6 @@ meets it again, and what other producers sent after it is read twice and dropped
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
@@ -20,7 +22,7 @@ from contract.settings import Kafka, StoreSettings
 from logger.batch import DeadLetter, Gap
 from logger.commit import Committer
 from logger.kafka import attempts, connection_options, read_block
-from logger.stage import Lag, describe, nowhere
+from logger.stage import Lag, describe
 from logger.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 POLL_MS = 100
 MESSAGES = 64
 FETCH_BYTES = 8 * 2**20
+CHECKPOINT_SECONDS = 600.0
 
 
 class LostOffset(SpoolError):
@@ -40,19 +43,18 @@ class KafkaIngester:
     name = "ingest"
     cut = 0
 
-    def __init__(
-        self, store: Store, kafka: Kafka, settings: StoreSettings, reach: Callable[[str], None] = nowhere
-    ) -> None:
+    def __init__(self, store: Store, kafka: Kafka, settings: StoreSettings) -> None:
         self.lag: dict[str, Lag] = {}
         self.errors: dict[str, str] = {}
         self._store = store
         self._kafka = kafka
         self._options = connection_options(kafka)
-        self._committer = Committer(store, settings, self.errors, reach)
+        self._committer = Committer(store, settings, self.errors)
         self._gaps: dict[tuple[str, str], int] = {}
         """(source, producer) -> offset of the first block that could not be taken."""
         self._times: dict[str, int] = {}
         """Source -> time of the newest message read, in milliseconds."""
+        self._checkpointed = time.monotonic()
 
     @property
     def duplicates(self) -> int:
@@ -187,8 +189,12 @@ class KafkaIngester:
 
     def _commit(self, patient: bool = True) -> None:
         batch = self._committer.intake.batch
-        if batch.positions or batch.records:
-            self._committer.commit(patient)
+        if not (batch.positions or batch.records):
+            return
+        self._committer.commit(patient)
+        if time.monotonic() - self._checkpointed >= CHECKPOINT_SECONDS:
+            self._checkpointed = time.monotonic()
+            self._committer.checkpoint()
 
 
 def _source(partition: TopicPartition) -> str:

@@ -12,13 +12,13 @@ go only once a checkpoint has moved its records into the file itself.
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from contract.errors import SpoolError
 from contract.settings import LogSettings
 from logger.commit import Committer
-from logger.stage import Lag, describe, nowhere
+from logger.faults import reach
+from logger.stage import Lag, describe
 from logger.store import Store
 from logger.tail import Tail, measure, producer_folders
 
@@ -36,24 +36,19 @@ class DirectIngester:
     name = "ingest"
     cut = 0
 
-    def __init__(
-        self, store: Store, spool: Path, settings: LogSettings, reach: Callable[[str], None] = nowhere
-    ) -> None:
+    def __init__(self, store: Store, spool: Path, settings: LogSettings) -> None:
         """Starts from the store's positions.
 
         Args:
             store: where the rows go.
             spool: the folder with a folder for each producer.
             settings: batch sizes and the spool's own settings.
-            reach: called with the name of each fault point as it is passed.
         """
         self.lag: dict[str, Lag] = {}
         self.errors: dict[str, str] = {}
-        self._store = store
         self._spool = spool
         self._settings = settings
-        self._reach = reach
-        self._committer = Committer(store, settings.store, self.errors, reach)
+        self._committer = Committer(store, settings.store, self.errors)
         self._last_ids = store.last_ids()
         self._committed = store.next_seqs()
         self._tails: dict[str, Tail] = {}
@@ -128,11 +123,7 @@ class DirectIngester:
             if producer in self._committed and producer not in self.errors
             for path in tail.deletable(self._committed[producer])
         ]
-        if not paths:
-            return
-        self._reach("before_checkpoint")
-        if self._store.checkpoint():
-            self._reach("after_checkpoint")
+        if paths and self._committer.checkpoint():
             for path in paths:
                 path.unlink(missing_ok=True)
-                self._reach("after_delete")
+                reach("after_delete")

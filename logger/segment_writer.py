@@ -6,6 +6,7 @@ import os
 import threading
 from pathlib import Path
 
+from logger.faults import reach
 from logger.segments import first_seqs, segment_path, sync_folder
 
 SYNC_SECONDS = 0.05
@@ -119,6 +120,7 @@ class SegmentWriter:
         with self._lock:
             old, self._descriptor, self._size = self._descriptor, descriptor, size
         os.close(old)
+        reach("after_segment")
 
     def _open(self, first_seq: int) -> tuple[int, int]:
         path = segment_path(self._folder, first_seq)

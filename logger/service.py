@@ -11,7 +11,6 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Literal
 
@@ -24,20 +23,19 @@ from logger.api import create_app
 from logger.health import Health
 from logger.ingest import DirectIngester
 from logger.lock import only_process
-from logger.stage import Stage, nowhere
+from logger.stage import Stage
 from logger.store import Store
 
 log = logging.getLogger(__name__)
 Role = Literal["both", "ship", "ingest"]
 
 
-def serve(settings: Settings, role: Role = "both", reach: Callable[[str], None] = nowhere) -> None:
+def serve(settings: Settings, role: Role = "both") -> None:
     """Runs the logger until SIGTERM or SIGINT: then commits what it has, checkpoints and returns.
 
     Args:
         settings: of the installation.
         role: which stages run here.
-        reach: called at each fault point; see `logger.stage.nowhere`.
 
     Raises:
         OperatorError: the port is taken, another logger owns the store or ships these spools, or the role needs a
@@ -51,7 +49,7 @@ def serve(settings: Settings, role: Role = "both", reach: Callable[[str], None] 
             held.enter_context(only_process(settings.installation.run / "ship.lock", "a shipper of these spools"))
         store = None if role == "ship" else Store(settings.installation.store, settings.log.store)
         try:
-            failed = _run(settings, role, store, listening, reach)
+            failed = _run(settings, role, store, listening)
         finally:
             if store is not None:
                 store.close()
@@ -59,11 +57,9 @@ def serve(settings: Settings, role: Role = "both", reach: Callable[[str], None] 
         raise SystemExit(1)
 
 
-def _run(
-    settings: Settings, role: Role, store: Store | None, listening: socket.socket, reach: Callable[[str], None]
-) -> bool:
+def _run(settings: Settings, role: Role, store: Store | None, listening: socket.socket) -> bool:
     """The stages and the API, until told to stop; whether a stage failed."""
-    stages = _stages(settings, role, store, reach)
+    stages = _stages(settings, role, store)
     app = create_app(Health(role, stages, store), settings.installation.token("logger"), store)
     # Kept open for longer than any client of ours keeps an idle connection, so that none writes into a closing one.
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5)
@@ -100,21 +96,21 @@ def _run(
     return bool(failures)
 
 
-def _stages(settings: Settings, role: Role, store: Store | None, reach: Callable[[str], None]) -> list[Stage]:
+def _stages(settings: Settings, role: Role, store: Store | None) -> list[Stage]:
     stages: list[Stage] = []
     spool, kafka = settings.installation.spool, settings.log.kafka
     if kafka is None:
         if store is None:
             raise SettingsError("the role ship needs log.kafka: without a broker nothing is shipped")
-        return [DirectIngester(store, spool, settings.log, reach)]
+        return [DirectIngester(store, spool, settings.log)]
     if role != "ingest":
         from logger.ship import Shipper  # here: kafka-python is an extra
 
-        stages.append(Shipper(spool, kafka, settings.log.spool, reach))
+        stages.append(Shipper(spool, kafka, settings.log.spool))
     if store is not None:
         from logger.consume import KafkaIngester
 
-        stages.append(KafkaIngester(store, kafka, settings.log.store, reach))
+        stages.append(KafkaIngester(store, kafka, settings.log.store))
     return stages
 
 

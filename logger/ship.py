@@ -17,7 +17,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,12 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 from contract.errors import SpoolError
 from contract.settings import Kafka, SpoolSettings
 from logger.blocks import within
+from logger.faults import reach
 from logger.frames import HEADER, frame
 from logger.kafka import BLOCK_BYTES, FIRST_SEQ, MAX_MESSAGE, attempts, connection_options, ensure_topic
 from logger.reader import Entry
 from logger.shipped import Position, position_after, read_position, write_position
-from logger.stage import Lag, describe, nowhere
+from logger.stage import Lag, describe
 from logger.tail import Tail, measure, producer_folders
 
 log = logging.getLogger(__name__)
@@ -70,16 +70,13 @@ class Shipper:
     name = "ship"
     duplicates = 0
 
-    def __init__(
-        self, spool: Path, kafka: Kafka, settings: SpoolSettings, reach: Callable[[str], None] = nowhere
-    ) -> None:
+    def __init__(self, spool: Path, kafka: Kafka, settings: SpoolSettings) -> None:
         self.lag: dict[str, Lag] = {}
         self.errors: dict[str, str] = {}
         self.cut = 0
         self._spool = spool
         self._kafka = kafka
         self._settings = settings
-        self._reach = reach
         self._options = connection_options(kafka)
         self._lines: dict[str, Line] = {}
         self._bytes_in_flight = 0
@@ -183,7 +180,7 @@ class Shipper:
         )
         line.in_flight.append(Sent(position_after(entries[-1]), len(block), future))
         self._bytes_in_flight += len(block)
-        self._reach("after_produce")
+        reach("after_produce")
 
     def _settle(self, line: Line) -> bool:
         """Takes note of acknowledgements in order.
@@ -200,7 +197,7 @@ class Shipper:
             self._bytes_in_flight -= sent.bytes
             line.acknowledged, settled = sent.end, True
             self._heard = time.monotonic()
-            self._reach("after_ack")
+            reach("after_ack")
         return settled
 
     def _notice_silence(self, moved: bool) -> None:
@@ -217,13 +214,14 @@ class Shipper:
         """Saves the positions and deletes the segments that lie behind them."""
         for line in self._lines.values():
             if line.acknowledged != line.saved and line.folder.exists():
-                self._reach("before_save")
+                reach("before_save")
                 write_position(line.folder, line.acknowledged)
                 line.saved = line.acknowledged
-                self._reach("after_save")
+                reach("after_save")
             if line.folder.name not in self.errors:
                 for path in line.tail.deletable(line.saved.next_seq):
                     path.unlink(missing_ok=True)
+                    reach("after_delete")
 
     def _look(self) -> None:
         self.lag = measure({name: line.tail for name, line in self._lines.items()}, self.errors)

@@ -22,6 +22,7 @@ import msgspec
 from contract.errors import SpoolError, StorageFull
 from contract.records import Invocation, Record
 from contract.settings import SpoolSettings
+from logger.faults import ARMED, reach
 from logger.frames import HEADER, MAX_PAYLOAD
 from logger.producers import Producer, claim_producer
 from logger.reader import SpoolReader
@@ -75,6 +76,8 @@ class Spool:
         try:
             remains = examine(producer.folder)
             cut_torn_tail(producer.folder, remains.torn_bytes)
+            if remains.torn_bytes:
+                reach("after_cut")
             self._next_seq = remains.next_seq
             self._used = bytes_on_disk(producer.folder)
             self._segment = SegmentWriter(
@@ -162,6 +165,8 @@ class Spool:
         if self._used + len(self._buffer) > self._high_water and not self._fits(record):
             return DROPPED
         self._write()
+        if ARMED:
+            reach("after_append")
         return record.seq
 
     def _interrupt(self, open_entry: bytes) -> str:
@@ -170,6 +175,7 @@ class Spool:
         record.seq = self._next_seq
         self._encode(record)
         self._write()
+        reach("after_interrupted")
         return record.id
 
     def _encode(self, record: Record) -> None:

@@ -42,10 +42,6 @@ class Stage(Protocol):
         ...
 
 
-def nowhere(_point: str) -> None:
-    """The fault points of production: none. Tests hand in a function that kills the process at a named one."""
-
-
 def describe(error: Exception) -> str:
     """An error as /health shows it."""
     return error.message if isinstance(error, MillraceError) else f"{type(error).__name__}: {error}"

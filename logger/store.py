@@ -24,6 +24,7 @@ from contract.settings import StoreSettings
 from logger.amendments import apply_amendments
 from logger.batch import Batch
 from logger.erasures import apply_erasures
+from logger.faults import reach
 from logger.tables import arrow_table, insert_statement, set_aside_misfits
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ class Store:
             apply_erasures(self._connection, self._cursor, new, erased_before=self._newest[Erasure] > 0)
             apply_amendments(self._connection, self._cursor, new, amended_before=self._newest[Amendment] > 0)
             self._keep_books(batch, cursor)
+            reach("in_commit")
             self._connection.execute("COMMIT")
         except BaseException:
             with suppress(duckdb.TransactionException):  # a COMMIT that failed has ended the transaction itself

@@ -16,7 +16,7 @@ from contract.settings.references import dangling
 from contract.settings.schema import Settings
 
 PREFIX = "MILLRACE_"
-RESERVED = frozenset({"MILLRACE_SECRET", "MILLRACE_CONFIG", "MILLRACE_CACHE", "MILLRACE_API_KEY", "MILLRACE_SOAK"})
+RESERVED = frozenset(f"{PREFIX}{name}" for name in ("SECRET", "CONFIG", "CACHE", "API_KEY", "SOAK", "FAULT"))
 """Variables of that prefix that are no settings."""
 _USER = re.compile(r"://[^\s'\"]*@")
 """User and password of a URL, which must not come to stand in a terminal or a log."""

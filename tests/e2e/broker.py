@@ -14,8 +14,10 @@ from tests.logger.process import free_port, until
 class Broker:
     """One broker process; it can be stopped and started again, with nothing in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, port: int | None = None, advertised: int | None = None) -> None:
+        """On a port of its own unless ``port`` is given; clients are told to come to ``advertised``, if to another."""
+        self.port = port or free_port()
+        self._advertised = advertised or self.port
         self._folder = folder
         self._program = folder / "tansu"
         if not self._program.exists():
@@ -26,7 +28,8 @@ class Broker:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        """Where clients come to."""
+        return f"127.0.0.1:{self._advertised}"
 
     def settings(self, topic: str) -> str:
         """The value of `log.kafka` for a topic of one's own."""
@@ -34,10 +37,10 @@ class Broker:
 
     def start(self) -> None:
         """Returns once it takes connections."""
-        url = f"tcp://{self.address}"
+        own, told = f"tcp://127.0.0.1:{self.port}", f"tcp://{self.address}"
         with (self._folder / "broker.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [self._program, "broker", "--listener-url", url, "--advertised-listener-url", url,
+                [self._program, "broker", "--listener-url", own, "--advertised-listener-url", told,
                  "--storage-engine", "memory://tansu/"],
                 stdout=output, stderr=output, cwd=self._folder,
             )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.broker import Broker
+from tests.e2e.proxy import Proxy
 from tests.logger.process import Logger
 
 
@@ -23,6 +24,14 @@ def broker(broker_folder: Path) -> Iterator[Broker]:
     shared.start()
     yield shared
     shared.stop()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """A way to a broker that can be cut."""
+    made = Proxy()
+    yield made
+    made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -170,4 +170,3 @@ def test_options_that_are_ours_to_set_are_refused(tmp_path: Path, option: str) -
     logger = Logger(tmp_path, log={"kafka": f'{{bootstrap: ["127.0.0.1:9"], options: {{{option}: "1"}}}}'})
     assert logger.wait() == 1
     assert f"log.kafka.options.{option}: only security_protocol" in logger.said()
-    logger.output.close()

@@ -67,7 +67,7 @@ async def ready(client: LoggerClient, logger: Logger, rows: int = 43) -> None:
 
     async with asyncio.timeout(90):
         while True:
-            assert logger.process.poll() is None, logger.said()
+            assert logger.lives, logger.said()
             try:
                 if (await client.health())["cursor"] == rows:
                     return
@@ -228,7 +228,6 @@ def test_a_second_logger_names_the_first(folder: Path, logger: Logger, client: L
     second = Logger(tmp_path, data=folder / "data")
     assert second.wait() == 1
     assert f"is open in process {logger.process.pid}; one logger owns it" in second.said()
-    second.output.close()
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
@@ -240,14 +239,12 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         refused = Logger(tmp_path)
         assert refused.wait() == 1
         assert f"cannot listen on 127.0.0.1:{port} (log.host, log.port): Address already in use" in refused.said()
-        refused.output.close()
 
 
 def test_the_role_ship_needs_a_broker(tmp_path: Path) -> None:
     refused = Logger(tmp_path, role="ship")
     assert refused.wait() == 1
     assert "the role ship needs log.kafka" in refused.said()
-    refused.output.close()
 
 
 def test_a_damaged_spool_stops_its_producer_alone_and_shows(tmp_path: Path) -> None:

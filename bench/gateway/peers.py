@@ -167,7 +167,7 @@ def millrace(upstreams: Mapping[str, int], folder: Path, tokens: bool = False) -
         "models": {
             name: {"engine": name, "price": {"input": 0.1, "cached_input": 0.05, "output": 0.2}} for name in upstreams
         },
-        "log": {"spool": {"max_bytes": "8GiB"}, "policy": {"tokens": tokens}},
+        "log": {"port": free_port(), "spool": {"max_bytes": "8GiB"}, "policy": {"tokens": tokens}},
     }
     config.write_text(yaml.safe_dump(settings))
     millrace = [sys.executable, "-m", "millrace"]

@@ -14,9 +14,7 @@ requests alone and beside 256 slow streams.
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,11 +23,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench import busy
 from bench.gateway import load, upstream
 from bench.gateway.peers import OTHER_CORE, Candidate, candidates, free_port, millrace, process, wait_for
 
@@ -38,8 +36,6 @@ RESULTS = ROOT / "bench" / "results" / "gateway.json"
 NAMES = ("nothing", "millrace", "vllm-router", "litellm")
 CROWD = 256
 """Connections, so many that LiteLLM's proxy does not end one request in the seconds of a run."""
-BUSY = 0.15
-"""The share of the machine that others may use before a run counts for nothing, unless `--busy` says another."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +66,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--only", choices=(*KINDS, "beside"))
-    parser.add_argument("--busy", type=float, default=BUSY, help="share of the machine that others may use")
     parser.add_argument("--without", nargs="*", default=[], choices=NAMES)
+    busy.add_argument(parser)
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
         raise SystemExit("two cores are needed: one for the gateway, one for the client and the upstream")
-    refuse_if_busy(arguments.busy)
+    others = busy.watch(arguments.busy)
     names = [name for name in NAMES if name not in arguments.without]
     found: dict[Scenario, dict[str, list[load.Run]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,7 +80,7 @@ def main() -> None:
                 folder = Path(scratch, kind)
                 folder.mkdir()
                 able = [name for name in names if kind in ("plain", "streamed") or name != "litellm"]
-                found |= _measure(kind, scenarios, able, arguments, folder)
+                found |= _measure(kind, scenarios, able, arguments.rounds, arguments.seconds, folder, others)
         slowed = None
         if arguments.only in (None, "beside"):
             slowed = _beside_slow_streams(arguments.rounds, arguments.seconds, Path(scratch))
@@ -94,11 +90,11 @@ def main() -> None:
     if slowed is not None:
         told = ", ".join(f"{name} {p99 * 1e3:.1f} ms" for name, p99 in slowed.items())
         print(f"p99 of plain requests, 32 at once: {told} ({SLOW_STREAMS} slow streams)")
-    _write(medians, slowed, arguments)
+    _write(medians, slowed, arguments.rounds, arguments.seconds, others)
 
 
 def _measure(
-    kind: str, scenarios: list[Scenario], names: list[str], arguments: argparse.Namespace, folder: Path
+    kind: str, scenarios: list[Scenario], names: list[str], rounds: int, seconds: int, folder: Path, others: busy.Others
 ) -> dict[Scenario, dict[str, list[load.Run]]]:
     found: dict[Scenario, dict[str, list[load.Run]]] = {each: {name: [] for name in names} for each in scenarios}
     port = free_port()
@@ -106,30 +102,29 @@ def _measure(
         upstream_of(kind, port, folder),
         candidates(names, port, load.request(260, kind != "plain"), folder, kind == "tokens") as gateways,
     ):
-        for number in range(arguments.rounds):
+        for number in range(rounds):
             for scenario in scenarios:
                 body = load.request(scenario.bytes, kind != "plain")
                 for gateway in gateways:
                     if gateway.name == "litellm" and scenario.connections == CROWD:
                         continue
-                    found[scenario][gateway.name].append(_run(gateway, body, scenario, arguments, folder))
+                    found[scenario][gateway.name].append(_run(gateway, body, scenario, seconds, folder, others))
                 rates = ", ".join(f"{name} {runs[-1].rate:,.0f}/s" for name, runs in found[scenario].items() if runs)
-                print(f"round {number + 1}/{arguments.rounds}, {scenario.title}: {rates}", file=sys.stderr, flush=True)
+                print(f"round {number + 1}/{rounds}, {scenario.title}: {rates}", file=sys.stderr, flush=True)
     return found
 
 
-def _run(gateway: Candidate, body: bytes, scenario: Scenario, arguments: argparse.Namespace, folder: Path) -> load.Run:
+def _run(
+    gateway: Candidate, body: bytes, scenario: Scenario, seconds: int, folder: Path, others: busy.Others
+) -> load.Run:
     gateway.pause(stopped=False)
     wait_for(gateway, body, folder / gateway.name / "log")  # it may still have to do with what the last run left it
-    others, seconds = _others(), arguments.seconds
     load.run(gateway, body, scenario.connections, 1, folder)  # warm
     result = load.run(gateway, body, scenario.connections, seconds, folder)
     gateway.pause(stopped=True)
     if result.failed:
         print(f"{gateway.name}: {result.failed} of {result.requests} failed ({scenario.title})", file=sys.stderr)
-    share = (_others() - others) / (2 * seconds)
-    if share > arguments.busy:
-        raise SystemExit(f"others used {share:.0%} of the machine meanwhile: these figures would mean nothing")
+    others.check()
     return result
 
 
@@ -164,23 +159,6 @@ def upstream_of(kind: str, port: int, folder: Path, interval: float = upstream.I
         yield
 
 
-def _others() -> float:
-    """CPU seconds of every process that is none of ours."""
-    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-    total = 0.0
-    for each in psutil.process_iter(["pid", "cpu_times"]):
-        if each.info["pid"] not in ours and each.info["cpu_times"] is not None:
-            total += each.info["cpu_times"].user + each.info["cpu_times"].system
-    return total
-
-
-def refuse_if_busy(bound: float) -> None:
-    """Ends the command where others use more than that share of the machine."""
-    share = psutil.cpu_percent(2.0) / 100
-    if share > bound:
-        raise SystemExit(f"this machine is busy ({share:.0%}): no figure measured now would mean anything")
-
-
 def _median(runs: list[load.Run]) -> dict[str, float]:
     fields = {
         name: statistics.median(getattr(run, name) for run in runs) for name in ("rate", "p50", "p99", "cpu_per_event")
@@ -188,7 +166,7 @@ def _median(runs: list[load.Run]) -> dict[str, float]:
     return {
         **fields,
         "failed": sum(run.failed for run in runs),
-        "cpu_per_request": statistics.median(run.cpu / max(1, run.requests) for run in runs),
+        "cpu_per_request": statistics.median(run.cpu_per_request for run in runs),
     }
 
 
@@ -218,16 +196,16 @@ def _table(medians: dict[Scenario, dict[str, dict[str, float]]], names: list[str
 
 
 def _write(
-    medians: dict[Scenario, dict[str, dict[str, float]]], slowed: dict[str, float] | None, arguments: argparse.Namespace
+    medians: dict[Scenario, dict[str, dict[str, float]]],
+    slowed: dict[str, float] | None,
+    rounds: int,
+    seconds: int,
+    others: busy.Others,
 ) -> None:
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
     document = {
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()},
-        "commit": commit,
-        "rounds": arguments.rounds,
-        "seconds": arguments.seconds,
-        "others_at_most": arguments.busy,
+        **others.describe(),
+        "rounds": rounds,
+        "seconds": seconds,
         "p99_of_plain_requests": slowed,
         "scenarios": [{**asdict(scenario), "medians": by} for scenario, by in medians.items()],
     }

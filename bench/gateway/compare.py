@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bench import busy
 from bench.gateway import load
-from bench.gateway.__main__ import BUSY, refuse_if_busy, upstream_of
+from bench.gateway.__main__ import upstream_of
 from bench.gateway.peers import ROOT, Candidate, free_port, millrace, wait_for
 from bench.gateway.upstream import MODEL
 
@@ -46,35 +47,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gateway.compare")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2)
-    parser.add_argument("--busy", type=float, default=BUSY, help="share of the machine that others may use")
+    busy.add_argument(parser)
     parser.add_argument("commits", nargs="*")
     arguments = parser.parse_args()
-    refuse_if_busy(arguments.busy)
+    others = busy.watch(arguments.busy)
     steps = {commit: commit for commit in arguments.commits} or STEPS
     found: dict[str, dict[str, float]] = {name: {} for name in steps}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
         checkouts = {name: stack.enter_context(_checkout(commit, folder)) for name, commit in steps.items()}
         for kind, connections in (("plain", PLAIN), ("streamed", STREAMED)):
-            for name, run in _measure(kind, connections, checkouts, arguments, folder).items():
+            for name, run in _measure(kind, connections, checkouts, arguments, others, folder).items():
                 found[name][kind] = run
     print(json.dumps(found, indent=1))
     if not arguments.commits:
-        RESULTS.write_text(
-            json.dumps(
-                {
-                    "rounds": arguments.rounds,
-                    "seconds": arguments.seconds,
-                    "others_at_most": arguments.busy,
-                    "steps": found,
-                },
-                indent=1,
-            )
-        )
+        run = {"rounds": arguments.rounds, "seconds": arguments.seconds}
+        RESULTS.write_text(json.dumps({**others.describe(), **run, "steps": found}, indent=1) + "\n")
 
 
 def _measure(
-    kind: str, connections: int, checkouts: dict[str, Path], arguments: argparse.Namespace, folder: Path
+    kind: str,
+    connections: int,
+    checkouts: dict[str, Path],
+    arguments: argparse.Namespace,
+    others: busy.Others,
+    folder: Path,
 ) -> dict[str, float]:
     """Microseconds of CPU of a request, or of an event of a stream; the median round."""
     port, stream = free_port(), kind == "streamed"
@@ -91,6 +88,7 @@ def _measure(
         for number in range(arguments.rounds):
             for gateway in gateways:
                 costs[gateway.name].append(_run(gateway, body, connections, arguments.seconds, folder, stream))
+                others.check()
             print(f"{kind}: round {number + 1}/{arguments.rounds}", file=sys.stderr, flush=True)
     return {name: round(statistics.median(each), 2) for name, each in costs.items()}
 

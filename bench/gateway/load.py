@@ -33,6 +33,11 @@ class Run:
         return self.requests / self.seconds
 
     @property
+    def cpu_per_request(self) -> float:
+        """CPU seconds of the gateway per request."""
+        return self.cpu / max(1, self.requests)
+
+    @property
     def cpu_per_event(self) -> float:
         """CPU seconds per event of a stream: what was flushed, each with its share of the request around it."""
         return self.cpu / (max(1, self.requests) * EVENTS)

@@ -174,8 +174,10 @@ def millrace(
         "models": {
             name: {"engine": name, "price": {"input": 0.1, "cached_input": 0.05, "output": 0.2}} for name in upstreams
         },
-        "log": {"spool": {"max_bytes": "8GiB"}, **({"policy": {"tokens": True}} if tokens else {})},
-    }
+        "log": {
+            "port": free_port(), "spool": {"max_bytes": "8GiB"}, **({"policy": {"tokens": True}} if tokens else {}),
+        },
+    }  # fmt: skip
     config.write_text(yaml.safe_dump(settings))
     millrace = [sys.executable, "-m", "millrace"]
     create = [*millrace, "keys", "create", "--config", str(config)]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.log import report as log
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
 NAMES = {"nothing": "nothing between", "millrace": "Millrace", "vllm-router": "vllm-router", "litellm": "LiteLLM proxy"}
@@ -57,7 +59,7 @@ def steps_table() -> str:
     return "\n".join(["| step | µs |", "| --- | --- |", *rows])
 
 
-PARTS: dict[str, Callable[[], str]] = {"gateway": gateway_table, "ratios": ratios, "steps": steps_table}
+PARTS: dict[str, Callable[[], str]] = {"gateway": gateway_table, "ratios": ratios, "steps": steps_table, **log.PARTS}
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 
 

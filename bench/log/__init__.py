@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m bench.log``: what the log costs and carries."""

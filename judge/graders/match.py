@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``match``: whether a text is the reference once what does not matter is taken from both.
+
+``ignore`` names that, applied in this order to both texts:
+
+accents       é is e, and forms of the same letter are one (Unicode NFKD without marks)
+case          upper and lower case
+punctuation   every sign that is neither letter, digit nor blank
+articles      the words a, an and the
+whitespace    how many blanks there are, and those at the ends
+
+The reference may be a JSON list of texts: then one of them is enough. With ``labels``, a classification: both must be
+one of them, ``parts.known`` says whether the text is, and a reference that is none is an error of that row.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from contract.grading import GraderError, Sample, Score
+from judge.graders.spec import Spec, TemplateText, version_of
+from judge.templates import InvalidVariable, parse
+
+Aspect: TypeAlias = Literal["accents", "case", "punctuation", "articles", "whitespace"]
+_ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
+
+
+class MatchSpec(Spec):
+    """The specification."""
+
+    type: Literal["match"]
+    input: TemplateText = "{{ sample.output_text }}"
+    reference: TemplateText = "{{ item.reference_answer }}"
+    ignore: list[Aspect] = Field(["case", "whitespace"])
+    labels: Annotated[list[str], Field(min_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "MatchSpec":
+        plain = [normalised(label, self.ignore) for label in self.labels or ()]
+        if len(set(plain)) != len(plain):
+            raise ValueError("two labels are the same once what is ignored is taken from them")
+        return self
+
+
+class Match:
+    """The grader."""
+
+    def __init__(self, name: str, spec: MatchSpec) -> None:
+        self.name = name
+        self.version = version_of(spec)
+        self._input = parse(spec.input)
+        self._reference = parse(spec.reference)
+        self.needs_reference = self._input.needs_reference or self._reference.needs_reference
+        self._ignore = spec.ignore
+        self._labels = {normalised(label, spec.ignore) for label in spec.labels or ()}
+
+    async def grade(self, batch: Sequence[Sample]) -> list[Score | GraderError]:
+        """One entry per sample."""
+        return [self._grade(sample) for sample in batch]
+
+    def _grade(self, sample: Sample) -> Score | GraderError:
+        try:
+            text, reference = self._input.render(sample), self._reference.render(sample)
+        except InvalidVariable as error:
+            return GraderError(id=sample.id, kind="invalid_variable", message=str(error))
+        found = normalised(text, self._ignore)
+        wanted = {normalised(each, self._ignore) for each in _references(reference)}
+        if self._labels and not wanted <= self._labels:
+            return GraderError(id=sample.id, kind="sample_parse", message=f"{reference[:100]!r} is none of the labels")
+        parts = {"known": float(found in self._labels)} if self._labels else {}
+        return Score(id=sample.id, value=float(found in wanted), parts=parts)
+
+
+def normalised(text: str, ignore: Sequence[str]) -> str:
+    """The text without what is to be ignored."""
+    if "accents" in ignore:
+        text = "".join(sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign))
+    if "case" in ignore:
+        text = text.casefold()
+    if "punctuation" in ignore:
+        text = "".join(sign for sign in text if sign.isalnum() or sign.isspace() or unicodedata.combining(sign))
+    if "articles" in ignore:
+        text = _ARTICLES.sub(" ", text)
+    return " ".join(text.split()) if "whitespace" in ignore else text
+
+
+def _references(text: str) -> list[str]:
+    """A list where the text is a JSON list of texts, else itself alone."""
+    if text.startswith("["):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return [text]
+        if isinstance(found, list) and found and all(isinstance(each, str) for each in found):
+            return found
+    return [text]

@@ -42,6 +42,8 @@ class GraderError(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     kind: str
     message: str
+    cost: int = 0
+    """Nano-dollars spent on a judge model all the same."""
 
 
 class Grader(Protocol):

@@ -97,6 +97,10 @@ class Installation:
         """The bearer token for a private API of this installation, such as ``logger``."""
         return hmac.digest(self.secret(), f"token\0{audience}".encode(), "sha256").hex()
 
+    def key(self, project: str) -> str:
+        """The API key with which this installation's own processes call the gateway, for one project of its own."""
+        return "mr-" + hmac.digest(self.secret(), f"key\0{project}".encode(), "sha256").hex()
+
 
 def _make_secret(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

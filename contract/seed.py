@@ -6,6 +6,7 @@ points and what its prices were; a price that changed in the file becomes a new 
 model moves with the file only where its engine is gone, or where it is a provider that the file does not name for it.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +14,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from contract import changes, prices
-from contract.database import aliases, projects
+from contract.database import aliases, keys, projects
+from contract.ids import new_id
 from contract.settings import Model, Price, Settings
 
 DEFAULT_PROJECT = "default"
+JUDGE_PROJECT = "judge"
+"""Pays for what judge models are asked; its traffic is never judged itself."""
+OWN_KEY = "this installation"
+"""Name of the key that its own processes have; see `Installation.key`."""
 
 
 def seed(connection: sa.Connection, settings: Settings, now_ns: Callable[[], int] = time.time_ns) -> list[str]:
@@ -25,6 +31,8 @@ def seed(connection: sa.Connection, settings: Settings, now_ns: Callable[[], int
     if connection.scalar(sa.select(projects.c.id).where(projects.c.id == DEFAULT_PROJECT)) is None:
         connection.execute(projects.insert().values(id=DEFAULT_PROJECT, name=DEFAULT_PROJECT, created_ns=now_ns()))
         done.append(f"project {DEFAULT_PROJECT} made")
+    if settings.graders:
+        done += _own_project(connection, JUDGE_PROJECT, settings.installation.key(JUDGE_PROJECT), now_ns)
     known = {row.name: row for row in connection.execute(aliases.select())}
     for name, model in settings.models.items():
         if name in known and _is_stranded(known[name], model, settings):
@@ -65,6 +73,25 @@ def drift(connection: sa.Connection, settings: Settings) -> list[str]:
         f"model {name} is in the database only, and still served" for name in known if name not in settings.models
     ]
     return found
+
+
+def _own_project(connection: sa.Connection, project: str, secret: str, now_ns: Callable[[], int]) -> list[str]:
+    """The project and key of a process of this installation; keys that an earlier secret made are revoked."""
+    done = []
+    if connection.scalar(sa.select(projects.c.id).where(projects.c.id == project)) is None:
+        connection.execute(projects.insert().values(id=project, name=project, created_ns=now_ns()))
+        done.append(f"project {project} made")
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    own = (keys.c.project == project) & (keys.c.name == OWN_KEY)
+    if connection.scalar(sa.select(keys.c.id).where(own & (keys.c.digest == digest))) is None:
+        earlier = keys.update().where(own & keys.c.revoked_ns.is_(None)).values(revoked_ns=now_ns())
+        connection.execute(earlier)
+        identifier = new_id("key", now_ns)
+        row = {"id": identifier, "project": project, "name": OWN_KEY, "prefix": secret[:9], "digest": digest}
+        connection.execute(keys.insert().values(**row, created_ns=now_ns()))
+        changes.note(connection, "keys", identifier, now_ns)
+        done.append(f"key of project {project} made")
+    return done
 
 
 def _is_stranded(alias: sa.Row[Any], model: Model, settings: Settings) -> bool:

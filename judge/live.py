@@ -114,7 +114,7 @@ def score_id(grader: Grader, answer: Answer) -> str:
 def _opinion(result: grading.Score | GraderError) -> dict[str, Any]:
     """The fields of the record that say what the grader thought, or why it has no score."""
     if isinstance(result, GraderError):
-        return {"error": result.kind, "reason": result.message}
+        return {"error": result.kind, "reason": result.message, "cost": result.cost}
     if not math.isfinite(result.value):
         return {"error": "other", "reason": f"{result.value} is no score", "cost": result.cost}
     parts = msgspec.json.encode(result.parts).decode() if result.parts else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from contract.records import Status
+from contract.seed import JUDGE_PROJECT
 from judge.answers import Answer, answers_of, labelled_answer
 from logger.client import LoggerClient, Row
 
@@ -33,7 +34,7 @@ class Source(Protocol):
 
 
 class EveryAnswer:
-    """Answers of some models as they are logged; the cursor is the invocation's."""
+    """Answers of some models as they are logged, but for those of judge models; the cursor is the invocation's."""
 
     def __init__(self, client: LoggerClient, models: list[str]) -> None:
         self._client = client
@@ -42,7 +43,7 @@ class EveryAnswer:
     async def due(self, after: int) -> Due:
         """See `Source`."""
         page = await self._client.invocations(after=after, limit=PAGE_ROWS, status=Status.COMPLETE)
-        rows = [row for row in page.rows if row["alias"] in self._models]
+        rows = [row for row in page.rows if row["alias"] in self._models and row["project"] != JUDGE_PROJECT]
         return Due([answer for row in rows for answer in answers_of(row)], page.next, len(page.rows) >= PAGE_ROWS)
 
 

@@ -8,6 +8,7 @@ an error of that sample (`InvalidVariable`), never an empty string. The language
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -78,13 +79,13 @@ class Template:
         """Whether it reads the right answer."""
         return any(variable.namespace == "item" and variable.path[0] == REFERENCE for variable in self.variables)
 
-    def render(self, sample: Sample) -> str:
-        """The text for one sample; a value that is no string stands as JSON.
+    def render(self, sample: Sample, dressed: Callable[[str], str] = str) -> str:
+        """The text for one sample; a value that is no string stands as JSON, each as ``dressed`` makes it.
 
         Raises:
             InvalidVariable: the sample lacks a variable.
         """
-        return "".join(part if isinstance(part, str) else _text(part.value(sample)) for part in self.parts)
+        return "".join(part if isinstance(part, str) else dressed(_text(part.value(sample))) for part in self.parts)
 
 
 def parse(text: str) -> Template:

@@ -21,7 +21,7 @@ from contract.ids import new_id
 from contract.records import Charge, Decision, TrainingStep
 from contract.registry import State, Version
 from contract.settings import Loop, Settings
-from judge.graders import build_grader
+from judge.graders import build_graders
 from logger.client import LoggerClient
 from logger.spool import Spool
 from trainer import evaluate, gate, jobs, report
@@ -111,7 +111,7 @@ class Work:
         return {"answers": found.as_json()}
 
     def _learn(self, stopwatch: Stopwatch) -> dict[str, Any]:
-        reward = Reward([build_grader(name, self._settings.graders[name]) for name in self._loop.graders])
+        reward = Reward(list(build_graders(self._settings, self._loop.graders).values()))
 
         def on_step(step: Step) -> None:
             self._check()
@@ -187,7 +187,7 @@ class Work:
 
     def _publish(self, figures: dict[str, Any], incumbent: str | None) -> Version:
         engine = self._settings.engine(self._settings.models[self._loop.model].backend)
-        graders = {name: build_grader(name, self._settings.graders[name]).version for name in self._loop.graders}
+        graders = {name: grader.version for name, grader in build_graders(self._settings, self._loop.graders).items()}
         manifest = {
             **{name: figures[name] for name in ("job", "loop", "alias", "gate", "training", "dataset")},
             "base": engine.base_model,

@@ -7,42 +7,67 @@ from typing import Any
 from contract.errors import SettingsError
 from contract.grading import Grader
 from contract.settings import Settings
+from judge.asking import Access
 from judge.graders.constraints import Constraints, ConstraintsSpec
 from judge.graders.match import Match, MatchSpec
+from judge.graders.model import LabelModelSpec, ModelGrader, ScoreModelSpec
 from judge.graders.multi import Multi, MultiSpec
 from judge.graders.spec import Place, by_name, read_spec
 from judge.graders.string_check import StringCheck, StringCheckSpec
 from judge.graders.text_similarity import TextSimilarity, TextSimilaritySpec
 
-Build = Callable[[str, dict[str, Any], Place], Grader]
+Build = Callable[[str, dict[str, Any], Place, Access | None], Grader]
 
 
-def _multi(name: str, spec: dict[str, Any], place: Place) -> Grader:
+def _multi(name: str, spec: dict[str, Any], place: Place, access: Access | None) -> Grader:
     read = read_spec(MultiSpec, name, spec, place)
-    parts = {part: build_grader(part, each, _inside(name, place)) for part, each in read.graders.items()}
+    parts = {part: build_grader(part, each, _inside(name, place), access) for part, each in read.graders.items()}
     return Multi(name, read, parts)
 
 
+def _model(kind: type[ScoreModelSpec] | type[LabelModelSpec]) -> Build:
+    def build(name: str, spec: dict[str, Any], place: Place, access: Access | None) -> Grader:
+        read = read_spec(kind, name, spec, place)
+        at = place("graders", name, "model")
+        if access is None:
+            raise SettingsError(f"{at}: {read.model!r}: no model can be asked from here")
+        if read.model not in access.models:
+            raise SettingsError(f"{at}: {read.model!r}: is no model; there are {', '.join(sorted(access.models))}")
+        return ModelGrader(name, read, access)
+
+    return build
+
+
 KINDS: dict[str, Build] = {
-    "string_check": lambda name, spec, place: StringCheck(name, read_spec(StringCheckSpec, name, spec, place)),
-    "text_similarity": lambda name, spec, place: TextSimilarity(name, read_spec(TextSimilaritySpec, name, spec, place)),
+    "string_check": lambda name, spec, place, _: StringCheck(name, read_spec(StringCheckSpec, name, spec, place)),
+    "text_similarity": lambda name, spec, place, _: TextSimilarity(
+        name, read_spec(TextSimilaritySpec, name, spec, place)
+    ),
     "multi": _multi,
-    "constraints": lambda name, spec, place: Constraints(name, read_spec(ConstraintsSpec, name, spec, place)),
-    "match": lambda name, spec, place: Match(name, read_spec(MatchSpec, name, spec, place)),
+    "score_model": _model(ScoreModelSpec),
+    "label_model": _model(LabelModelSpec),
+    "constraints": lambda name, spec, place, _: Constraints(name, read_spec(ConstraintsSpec, name, spec, place)),
+    "match": lambda name, spec, place, _: Match(name, read_spec(MatchSpec, name, spec, place)),
 }
 """How each type of grader is made of its name, its specification and the place of that."""
-NOT_BUILT = ("score_model", "label_model", "python", "endpoint")
+NOT_BUILT = ("python", "endpoint")
 
 
-def build_grader(name: str, spec: dict[str, Any], place: Place = by_name) -> Grader:
-    """The grader that ``spec`` declares, called ``name``; ``place`` says where a field of it was written.
+def build_grader(name: str, spec: dict[str, Any], place: Place = by_name, access: Access | None = None) -> Grader:
+    """The grader that ``spec`` declares, called ``name``.
+
+    Args:
+        name: its name, in messages and in the log.
+        spec: OpenAI's grader JSON, or one of ours.
+        place: says where a field of it was written.
+        access: how models are asked; without it no grader can be one that asks them.
 
     Raises:
         SettingsError: a type that is unknown or not built yet, or a field that is unknown, missing or wrong.
     """
     kind = spec.get("type")
     if isinstance(kind, str) and kind in KINDS:
-        return KINDS[kind](name, spec, place)
+        return KINDS[kind](name, spec, place, access)
     at, built = place("graders", name, "type"), f"built are {', '.join(KINDS)}"
     if kind is None:
         raise SettingsError(f"{at}: is missing; {built}")
@@ -59,4 +84,5 @@ def _inside(name: str, place: Place) -> Place:
 def build_graders(settings: Settings, names: Iterable[str] | None = None) -> dict[str, Grader]:
     """The graders of the settings by name, every one where ``names`` is absent; see `build_grader`."""
     wanted = settings.graders if names is None else names
-    return {name: build_grader(name, settings.graders[name], settings.place) for name in wanted}
+    access = Access.of(settings)
+    return {name: build_grader(name, settings.graders[name], settings.place, access) for name in wanted}

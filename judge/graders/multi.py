@@ -77,14 +77,14 @@ class Multi:
 
     def _total(self, identifier: str, parts: dict[str, Score | GraderError]) -> Score | GraderError:
         scores = {name: part for name, part in parts.items() if isinstance(part, Score)}
+        cost = sum(part.cost for part in parts.values())
         for name, part in parts.items():
             if isinstance(part, GraderError) and name in self._formula.variables:
-                return GraderError(id=identifier, kind=part.kind, message=f"{name}: {part.message}")
+                return GraderError(id=identifier, kind=part.kind, message=f"{name}: {part.message}", cost=cost)
         values = {name: score.value for name, score in scores.items()}
         try:
             value = self._formula.value(values)
         except FormulaError as error:
-            return GraderError(id=identifier, kind="formula_parse", message=str(error))
+            return GraderError(id=identifier, kind="formula_parse", message=str(error), cost=cost)
         reasons = [f"{name}: {score.reason}" for name, score in scores.items() if score.reason]
-        cost = sum(score.cost for score in scores.values())
         return Score(id=identifier, value=value, parts=values, reason="\n".join(reasons) or None, cost=cost)

@@ -34,6 +34,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     cost: int = 0
     """Nano-dollars spent on a judge model."""
+    tokens: dict[str, int] = {}
+    """Of judge models, by public name."""
 
 
 class GraderError(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 
+from gateway import graders
 from gateway.checks import Schema
 from gateway.openapi import ERROR
 
@@ -119,6 +120,23 @@ FEEDBACK = shape(
         "author": MAYBE_STRING,
     }
 )  # fmt: skip
+_FAILED = shape(
+    {f"{name}_error": FLAG for name in graders.ERRORS} | dict.fromkeys(graders.DETAILED.values(), MAYBE_STRING)
+)
+GRADED = shape(
+    {
+        "reward": {"type": ["number", "null"]}, "sub_rewards": {"type": "object"},
+        "model_grader_token_usage_per_model": {"type": "object"},
+        "metadata": shape(
+            {
+                "name": STRING, "type": STRING, "execution_time": {"type": "number"}, "scores": {"type": "object"},
+                "errors": _FAILED, "token_usage": {"type": ["integer", "null"]}, "sampled_model_name": MAYBE_STRING,
+                "reason": MAYBE_STRING,
+            }
+        ),
+    }
+)  # fmt: skip
+GRADER = shape({"grader": {"type": "object"}})
 HEALTH = shape({"status": kind("ok")})
 READY = shape({"ready": FLAG, "reasons": {"type": "array", "items": STRING}})
 VERSION = shape({"version": STRING})

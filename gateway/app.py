@@ -36,7 +36,7 @@ from contract.errors import (
 from contract.ids import new_id
 from contract.money import NANO
 from contract.settings import Settings
-from gateway import openapi, stored
+from gateway import graders, openapi, stored
 from gateway.asked import CHAT, ENDPOINTS
 from gateway.caller import body_of, key_of, worker_of
 from gateway.client import ClientGone
@@ -51,7 +51,9 @@ from logger.client import LoggerClient
 
 MODELS, FEEDBACK = "/v1/models", "/v1/feedback"
 OPERATIONS = ("/health", "/ready", "/metrics", "/version", openapi.PATH)
-_ROUTES = frozenset({MODELS, FEEDBACK, *OPERATIONS, *(endpoint.path for endpoint in ENDPOINTS)})
+_ROUTES = frozenset(
+    {MODELS, FEEDBACK, graders.RUN, graders.VALIDATE, *OPERATIONS, *(endpoint.path for endpoint in ENDPOINTS)}
+)
 _log = logging.getLogger(__name__)
 
 
@@ -74,6 +76,7 @@ def create_app(worker: Worker) -> FastAPI:
     for endpoint in ENDPOINTS:
         app.router.routes.append(Route(endpoint.path, _only_at_the_door, methods=["POST"]))
     app.include_router(stored.router)
+    app.include_router(graders.router)
     app.add_api_route(MODELS, list_models, methods=["GET"])
     app.add_api_route(MODELS + "/{name:path}", retrieve_model, methods=["GET"])
     app.add_api_route(FEEDBACK, post_feedback, methods=["POST"])

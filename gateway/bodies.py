@@ -11,6 +11,7 @@ from gateway.messages import MESSAGE
 from gateway.prompts import PROMPT
 from gateway.response_values import LOGPROBS
 from gateway.values import METADATA, MODEL
+from judge.graders import KINDS
 
 _OBFUSCATED = object_of({"include_obfuscation": schema_of(flag)})
 _STREAM_OPTIONS = object_of({name: schema_of(flag) for name in ("include_usage", "include_obfuscation")})
@@ -83,6 +84,15 @@ def feedback_body(metrics: Mapping[str, FeedbackMetric]) -> Schema:
     """Of feedback: one form for each metric, on an answer or on a conversation; nothing where no metric is declared."""
     forms = [_feedback(name, metric, on) for name, metric in metrics.items() for on in feedback.SUBJECTS]
     return {"anyOf": forms} if forms else {"not": {}}
+
+
+def grader_body(run: bool) -> Schema:
+    """Of a trial of a grader, or of its check alone. What each type of grader has beside its type is not told here."""
+    spec: Schema = {"type": "object", "properties": {"type": {"enum": sorted(KINDS)}}, "required": ["type"]}
+    if not run:
+        return object_of({"grader": spec}, ["grader"])
+    rest: dict[str, Schema] = {"item": {"type": "object"}, "model_sample": {"type": "string"}}
+    return object_of({"grader": spec, **rest}, ["grader", "model_sample"])
 
 
 def metadata_body() -> Schema:

@@ -10,7 +10,7 @@ from typing import Any
 
 from contract.errors import EngineFailed, EngineTimeout, EngineUnavailable, ModelNotFound, NotFound, Overloaded
 from contract.settings import Settings
-from gateway import answers, bodies, stored
+from gateway import answers, bodies, graders, stored
 from gateway.asked import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 from gateway.checks import Check, schema_of
 from gateway.openapi import EVENTS, JSON, PATH, Operation, reply
@@ -32,6 +32,7 @@ def operations(settings: Settings) -> Iterator[Operation]:
     yield from _models(settings)
     yield from _stored()
     yield from _feedback(settings)
+    yield from _graders()
     yield from _open()
 
 
@@ -86,6 +87,17 @@ def _feedback(settings: Settings) -> Iterator[Operation]:
     yield Operation(
         "post", "/v1/feedback", "createFeedback", "Say what an answer was worth", reply(answers.FEEDBACK),
         body=bodies.feedback_body(settings.log.feedback), errors=(NotFound,),
+    )  # fmt: skip
+
+
+def _graders() -> Iterator[Operation]:
+    yield Operation(
+        "post", graders.RUN, "runGrader", "Try a grader on an answer", reply(answers.GRADED),
+        body=bodies.grader_body(run=True),
+    )  # fmt: skip
+    yield Operation(
+        "post", graders.VALIDATE, "validateGrader", "Read a grader", reply(answers.GRADER),
+        body=bodies.grader_body(run=False),
     )  # fmt: skip
 
 

@@ -5,14 +5,14 @@ call. The answer comes as structured output or not at all: no prose is ever sear
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 
-from contract.installation import Installation
 from contract.money import parse_usd
 from contract.seed import JUDGE_PROJECT
 from contract.settings import Settings
@@ -32,19 +32,21 @@ class Access:
 
     url: str
     """Of the gateway, without /v1."""
-    installation: Installation
+    secret: Callable[[], str]
+    """The API key, once it is needed."""
     models: frozenset[str]
     """Public names that can be asked."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Access":
-        """As the settings have it."""
-        return cls(settings.gateway.url, settings.installation, frozenset(settings.models))
+        """As the settings have it, with the judge's own key."""
+        secret = partial(settings.installation.key, JUDGE_PROJECT)
+        return cls(settings.gateway.url, secret, frozenset(settings.models))
 
     @cached_property
     def key(self) -> str:
-        """The judge's own."""
-        return self.installation.key(JUDGE_PROJECT)
+        """The API key."""
+        return self.secret()
 
 
 class Unanswered(Exception):
@@ -64,6 +66,8 @@ class Verdict:
     document: dict[str, Any]
     cost: int
     """Nano-dollars."""
+    tokens: int
+    """Of prompt and verdict."""
 
 
 class Asker:
@@ -100,7 +104,7 @@ class Asker:
                     answer, cost = await self._post(body)
             except TimeoutError:
                 raise Unanswered("model_grader_server", f"no answer within {self._timeout:g} s") from None
-        return Verdict(_document(answer, cost), cost)
+        return Verdict(_document(answer["choices"][0], cost), cost, _tokens(answer))
 
     async def _post(self, body: bytes) -> tuple[dict[str, Any], int]:
         pause = _PAUSE
@@ -123,9 +127,9 @@ class Asker:
 
 def _completion(text: str) -> dict[str, Any]:
     try:
-        choice = json.loads(text)["choices"][0]
-        if isinstance(choice["message"], dict):
-            return dict(choice)
+        document = json.loads(text)
+        if isinstance(document["choices"][0]["message"], dict):
+            return dict(document)
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         pass
     raise Unanswered("model_grader_server", f"this is no chat completion: {text[:200]!r}")
@@ -145,6 +149,12 @@ def _document(choice: dict[str, Any], cost: int) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Unanswered("model_grader_parse", f"the verdict is no JSON object: {str(text)[:200]!r}", cost)
     return document
+
+
+def _tokens(answer: dict[str, Any]) -> int:
+    usage = answer.get("usage")
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return total if isinstance(total, int) else 0
 
 
 def _no_number(name: str) -> float:

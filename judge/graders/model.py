@@ -80,6 +80,11 @@ class ModelSpec(Spec, ABC):
     def read(self, identifier: str, verdict: Verdict) -> Score | GraderError:
         """The score in a verdict."""
 
+    def scored(self, identifier: str, value: float, reason: str, verdict: Verdict) -> Score:
+        """A score, with what it took."""
+        tokens = {self.model: verdict.tokens} if verdict.tokens else {}
+        return Score(id=identifier, value=value, reason=reason, cost=verdict.cost, tokens=tokens)
+
 
 class ScoreModelSpec(ModelSpec):
     """The specification of ``score_model``, field by field as OpenAI has it."""
@@ -103,7 +108,7 @@ class ScoreModelSpec(ModelSpec):
             return _unread(identifier, f"the verdict has no score that is a number: {value!r}", verdict)
         if not least <= value <= most:
             return _unread(identifier, f"{value:g} is outside of {least:g} to {most:g}", verdict)
-        return Score(id=identifier, value=float(value), reason=_reason(verdict), cost=verdict.cost)
+        return self.scored(identifier, float(value), _reason(verdict), verdict)
 
 
 class LabelModelSpec(ModelSpec):
@@ -127,8 +132,7 @@ class LabelModelSpec(ModelSpec):
         label = verdict.document.get("label")
         if label not in self.labels:
             return _unread(identifier, f"{label!r} is none of the labels", verdict)
-        reason = f"{label}: {_reason(verdict)}"
-        return Score(id=identifier, value=float(label in self.passing_labels), reason=reason, cost=verdict.cost)
+        return self.scored(identifier, float(label in self.passing_labels), f"{label}: {_reason(verdict)}", verdict)
 
 
 class ModelGrader:

@@ -6,6 +6,7 @@ which: the formula is not worked out with what is left. Graders that the formula
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -87,4 +88,8 @@ class Multi:
         except FormulaError as error:
             return GraderError(id=identifier, kind="formula_parse", message=str(error), cost=cost)
         reasons = [f"{name}: {score.reason}" for name, score in scores.items() if score.reason]
-        return Score(id=identifier, value=value, parts=values, reason="\n".join(reasons) or None, cost=cost)
+        tokens: Counter[str] = Counter()
+        for score in scores.values():
+            tokens.update(score.tokens)
+        reason = "\n".join(reasons) or None
+        return Score(id=identifier, value=value, parts=values, reason=reason, cost=cost, tokens=dict(tokens))

@@ -21,6 +21,7 @@ ROUTES = [
     ("POST", "/v1/chat/completions"), ("GET", "/v1/chat/completions"), ("GET", STORED), ("POST", STORED),
     ("DELETE", STORED), ("GET", f"{STORED}/messages"), ("POST", "/v1/completions"), ("POST", "/v1/embeddings"),
     ("POST", "/v1/responses"), ("GET", "/v1/models"),
+    ("POST", "/v1/fine_tuning/alpha/graders/run"), ("POST", "/v1/fine_tuning/alpha/graders/validate"),
     ("GET", "/v1/models/plain"), ("POST", "/v1/feedback"), ("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics"),
     ("GET", "/version"), ("GET", "/openapi.json"),
 ]  # fmt: skip

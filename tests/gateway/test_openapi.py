@@ -25,7 +25,7 @@ from contract.errors import (
 )
 from contract.ids import new_invocation_id
 from contract.settings import GatewaySettings, Settings
-from gateway import completions, embeddings, fields, openapi, responses
+from gateway import completions, embeddings, fields, graders, openapi, responses
 from gateway.asked import ENDPOINTS
 from gateway.bodies import chat_body, completion_body, embeddings_body, feedback_body, response_body
 from gateway.completions import parse_completion
@@ -80,6 +80,10 @@ MESSAGES: list[Any] = [
         {"function_call": {}}, {"refusal": "r", "reasoning": "x"}, {"reasoning_content": 1}, {"x": 1}, {"x": None},
     )
 ] + [5, None, "x", [], {}]  # fmt: skip
+GRADERS = [
+    {"type": "string_check", "input": "{{ sample.output_text }}", "reference": "{{ item.x }}", "operation": "eq"},
+    {"type": "constraints", "words": [1, 3], "schema": {"type": "object"}},
+]
 CHAT, FEEDBACK, ONE = "/v1/chat/completions", "/v1/feedback", "/v1/chat/completions/{completion_id}"
 
 
@@ -142,6 +146,8 @@ async def known_names(home: House) -> dict[str, Any]:
             form["properties"]["invocation"] = {"enum": [kept]}
     for method, operation in [*paths[ONE].items(), *paths[ONE + "/messages"].items()]:
         operation["parameters"][0]["schema"] = {"enum": [going if method == "delete" else kept]}
+    for path in (graders.RUN, graders.VALIDATE):
+        body_of(paths[path]["post"])["properties"]["grader"] = {"enum": GRADERS}
     paths["/v1/models/{name}"]["get"]["parameters"][0]["schema"] = {"enum": ["plain"]}
     return document
 

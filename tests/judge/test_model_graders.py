@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from contract.errors import SettingsError
 from contract.grading import GraderError, Sample, Score
-from contract.installation import Installation
 from judge import asking
 from judge.asking import Access
 from judge.graders import build_grader
@@ -38,7 +37,8 @@ Answering = Callable[[dict[str, Any]], web.StreamResponse]
 
 def said(document: Any, **choice: Any) -> web.Response:
     text = document if isinstance(document, str) else json.dumps(document)
-    body = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": text}, **choice}]}
+    choices = [{"index": 0, "finish_reason": "stop", "message": {"content": text}, **choice}]
+    body = {"choices": choices, "usage": {"total_tokens": 30}}
     return web.json_response(body, headers={"x-millrace-cost": "0.000000007"})
 
 
@@ -62,7 +62,7 @@ async def judge(
     await site.start()
     host, port = runner.addresses[0][:2]
     try:
-        yield Access(f"http://{host}:{port}", Installation(folder), frozenset(["judge-model"])), requests, bodies
+        yield Access(f"http://{host}:{port}", lambda: "mr-secret", frozenset(["judge-model"])), requests, bodies
     finally:
         await runner.cleanup()
 
@@ -76,7 +76,7 @@ async def grade(
 
 async def test_the_score_is_that_of_the_verdict_with_its_reason_and_its_cost(tmp_path: Path) -> None:
     results = await grade(lambda _: said({"reasoning": "It is right.", "score": 5}), tmp_path)
-    assert results == [Score(id="x", value=5.0, reason="It is right.", cost=7)]
+    assert results == [Score(id="x", value=5.0, reason="It is right.", cost=7, tokens={"judge-model": 30})]
 
 
 async def test_what_is_asked(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ async def test_what_is_asked(tmp_path: Path) -> None:
         grader = build_grader("quality", {**SCORE, "sampling_params": sampling}, access=access)
         await grader.grade([SAMPLE])
     (body,), (request,) = bodies, requests
-    assert request.headers["authorization"] == f"Bearer {Installation(tmp_path).key('judge')}"
+    assert request.headers["authorization"] == "Bearer mr-secret"
     assert {name: body[name] for name in ("model", "temperature", "seed", "top_p", "reasoning_effort")} == {
         "model": "judge-model", "temperature": 0.0, "seed": 3, "top_p": 0.5, "reasoning_effort": "low",
     }  # fmt: skip
@@ -104,9 +104,8 @@ async def test_what_is_asked(tmp_path: Path) -> None:
 @given(st.text())
 def test_no_text_can_close_its_fence(text: str) -> None:
     grader: Any = build_grader(
-        "quality", SCORE, access=Access("http://none", Installation(Path(".")), frozenset(["judge-model"]))
+        "quality", SCORE, access=Access("http://none", lambda: "mr-secret", frozenset(["judge-model"]))
     )
-    object.__setattr__(grader._access, "key", "mr-secret")
     fenced = grader._fenced(text)
     mark = fenced.splitlines()[0]
     assert mark[3:-1] not in text
@@ -155,7 +154,7 @@ async def test_a_busy_judge_is_asked_again(tmp_path: Path, monkeypatch: pytest.M
         status = next(statuses, 200)
         return said({"score": 2}) if status == 200 else web.Response(status=status, headers={"retry-after": "0"})
 
-    assert await grade(answer, tmp_path) == [Score(id="x", value=2.0, reason="", cost=7)]
+    assert await grade(answer, tmp_path) == [Score(id="x", value=2.0, reason="", cost=7, tokens={"judge-model": 30})]
 
 
 async def test_a_judge_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +168,7 @@ async def test_no_gateway_is_an_error_of_each_sample(tmp_path: Path, monkeypatch
     monkeypatch.setattr(asking, "_PAUSE", 0.001)
     monkeypatch.setattr(asking.Asker.__init__, "__defaults__", (0.05,))
     grader = build_grader(
-        "quality", SCORE, access=Access("http://127.0.0.1:9", Installation(tmp_path), frozenset(["judge-model"]))
+        "quality", SCORE, access=Access("http://127.0.0.1:9", lambda: "mr-secret", frozenset(["judge-model"]))
     )
     results = await grader.grade([SAMPLE])
     assert [getattr(result, "kind", None) for result in results] == ["model_grader_server"]
@@ -188,7 +187,7 @@ async def test_each_sample_gets_its_own_verdict_and_one_that_failed_leaves_the_r
 @pytest.mark.parametrize(("label", "value"), [("good", 1.0), ("fair", 1.0), ("bad", 0.0)])
 async def test_a_passing_label_is_one_and_another_none(tmp_path: Path, label: str, value: float) -> None:
     results = await grade(lambda _: said({"reasoning": "So.", "label": label}), tmp_path, LABEL)
-    assert results == [Score(id="x", value=value, reason=f"{label}: So.", cost=7)]
+    assert results == [Score(id="x", value=value, reason=f"{label}: So.", cost=7, tokens={"judge-model": 30})]
 
 
 async def test_a_label_that_is_none_is_an_error(tmp_path: Path) -> None:
@@ -226,14 +225,14 @@ async def test_messages_without_a_system_message_get_one(tmp_path: Path) -> None
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, change: dict[str, Any], parts: list[str]) -> None:
-    access = Access("http://none", Installation(tmp_path), frozenset(["judge-model"]))
+    access = Access("http://none", lambda: "mr-secret", frozenset(["judge-model"]))
     with pytest.raises(SettingsError) as caught:
         build_grader("quality", {**SCORE, **change}, access=access)
     assert [part for part in parts if part not in str(caught.value)] == [], str(caught.value)
 
 
 def test_a_passing_label_must_be_a_label(tmp_path: Path) -> None:
-    access = Access("http://none", Installation(tmp_path), frozenset(["judge-model"]))
+    access = Access("http://none", lambda: "mr-secret", frozenset(["judge-model"]))
     with pytest.raises(SettingsError, match="'great'"):
         build_grader("quality", {**LABEL, "passing_labels": ["great"]}, access=access)
 
@@ -265,9 +264,7 @@ def test_the_judges_are_asked_side_by_side(tmp_path: Path) -> None:
         runner = web.AppRunner(application)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        access = Access(
-            f"http://127.0.0.1:{runner.addresses[0][1]}", Installation(tmp_path), frozenset(["judge-model"])
-        )
+        access = Access(f"http://127.0.0.1:{runner.addresses[0][1]}", lambda: "mr-secret", frozenset(["judge-model"]))
         samples = [Sample(id=str(n), output_text="a", item={"question": "?"}) for n in range(100)]
         try:
             return await build_grader("quality", SCORE, access=access).grade(samples)

@@ -68,7 +68,7 @@ def test_the_parts_the_reasons_and_the_cost_are_told() -> None:
 
 def test_a_part_that_failed_is_the_error_of_the_sample_and_is_named() -> None:
     (result,) = grade(of("a + b", a=1.0, b=None), Sample(id="x", output_text=""))
-    assert result == GraderError(id="x", kind="model_grader_parse", message="b: prose")
+    assert result == GraderError(id="x", kind="model_grader_parse", message="b: prose", cost=7)
 
 
 def test_a_part_that_the_formula_does_not_read_may_fail() -> None:

@@ -265,15 +265,16 @@ class Exchange:
         routes = self._worker.routes
         if self._begun is None:
             routes.retries.earn()
-        fallbacks = list(routes.fallbacks(target, request.endpoint))
+        fallbacks = routes.fallbacks(target, request.endpoint)
         while True:
             try:
                 await self._by_a_replica(request, target)
                 return
             except (EngineUnavailable, EngineFailed, EngineTimeout):
-                if self._turn.started or not fallbacks or not routes.retries.spend():
+                other = None if self._turn.started else next(fallbacks, None)
+                if other is None:
                     raise
-            target = self._entry.target = fallbacks.pop(0)
+            target = self._entry.target = other
 
     async def _by_a_replica(self, request: Asked, target: Target) -> None:
         """By one replica, or, before a byte has gone out, by another."""

@@ -131,7 +131,7 @@ def choose(
 
 
 class RetryBudget:
-    """How many requests may be sent again: a share of those that come, so that retries cannot double an overload."""
+    """How many requests an engine may be sent again: a share of those that come, so that retries double no overload."""
 
     def __init__(self, share: float, most: float = 20.0) -> None:
         self._share = share

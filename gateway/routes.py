@@ -152,11 +152,18 @@ class Routes:
         return replace(fresh, asked=target.asked, alias=target.alias)
 
     def fallbacks(self, target: Target, endpoint: Endpoint) -> Iterator[Target]:
-        """What answers on a route where the target cannot, in order; asked for and logged under the same name."""
+        """What answers on a route where the target cannot, in order; asked for and logged under the same name.
+
+        Each is to be tried as it is given. On an engine that has failed the request it is a retry, and paid as one; on
+        another it adds nothing to the trouble.
+        """
+        failed = {target.engine}
         for name in self._fallbacks.get(target.alias, ()):
             with suppress(ModelNotFound, EngineUnavailable):
                 other = self.snapshot.resolve(name)
-                if all(endpoint in backend.endpoints for backend in self.replicas[other.engine]):
+                able = all(endpoint in backend.endpoints for backend in self.replicas[other.engine])
+                if able and (other.engine not in failed or self.retries.spend()):
+                    failed.add(other.engine)
                     yield replace(other, asked=target.asked, alias=target.alias)
 
     def failed(self, replica: Backend, error: MillraceError) -> None:

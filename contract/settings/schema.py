@@ -46,7 +46,11 @@ class GatewaySettings(Section):
     first_byte_timeout: Seconds = Field(120.0, gt=0, description="from request to first byte of a replica's answer")
     read_timeout: Seconds = Field(60.0, gt=0, description="between two pieces of an answer")
     retry_share: float = Field(
-        0.2, ge=0, le=1, description="requests that may go to another replica or model, as a share of all"
+        0.2,
+        ge=0,
+        le=1,
+        description="requests that an engine which failed them may get again, on another replica "
+        "or for a fallback of its own, as a share of all; a fallback on another engine or provider is always tried",
     )
     queue_timeout: Seconds = Field(30.0, gt=0, description="for a request to wait in a model's queue; then 503")
     total_timeout: Seconds = Field(600.0, gt=0, description="for a whole answer")

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from contract.errors import OperatorError
+from gateway.providers.begun import Watched, closing_what_never_began
 
 # Each would otherwise be fetched at the import, or read from a file `.env` of whatever folder this is.
 _ALONE = {
@@ -48,6 +49,8 @@ class Sdk:
             self.finish_reason: Callable[[str], str] = map_finish_reason
             """A provider's word in OpenAI's words."""
             self._hush()
+            if not isinstance(litellm.main.completion, Watched):
+                litellm.main.completion = Watched(litellm.main.completion)
             self._warm_up()
 
     def _hush(self) -> None:
@@ -86,7 +89,7 @@ class Sdk:
         Raises:
             Exception: see `gateway.providers.complaints`.
         """
-        return await self._litellm.acompletion(**call, **_QUIET)
+        return await self._completion(**call)
 
     async def chunks(self, call: Mapping[str, Any]) -> AsyncGenerator[Any]:
         """The chunks of a stream as litellm's reader of that provider made them.
@@ -97,7 +100,7 @@ class Sdk:
         Raises:
             Exception: see `gateway.providers.complaints`.
         """
-        stream = await self._litellm.acompletion(**call, **_QUIET, stream=True, stream_options={"include_usage": True})
+        stream = await self._completion(**call, stream=True, stream_options={"include_usage": True})
         try:
             if stream.completion_stream is None:  # some providers are asked only now
                 await self._fetched(stream)
@@ -106,6 +109,10 @@ class Sdk:
                     yield chunk
         finally:
             await stream.aclose()
+
+    async def _completion(self, **call: Any) -> Any:
+        with closing_what_never_began():
+            return await self._litellm.acompletion(**call, **_QUIET)
 
     async def _fetched(self, stream: Any) -> None:
         try:

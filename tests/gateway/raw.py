@@ -11,6 +11,8 @@ from typing import Any
 from tests.gateway.engine import BASE
 
 EVENTS = "text/event-stream; charset=utf-8"
+DEEP = b"[" * 100_000 + b"]" * 100_000
+"""JSON that no reader follows to its end."""
 Say = Callable[["Asking"], Awaitable[None]]
 
 

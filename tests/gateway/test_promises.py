@@ -12,7 +12,7 @@ from contract.records import Invocation
 from contract.settings import parse_settings
 from tests.gateway.house import NO_LOGGER, SETTINGS, House, Ledger, leftovers, settings, spotless, until
 from tests.gateway.raw import Asking, RawEngine, Say, chunked, framed, well
-from tests.gateway.wire import Response, body, events_in, request, wire
+from tests.gateway.wire import asked, body, events_in, request, wire
 
 BOTH_WAYS = True
 
@@ -44,12 +44,6 @@ def streams(*events: bytes, done: bool = True) -> Say:
             await asking.left()
 
     return say
-
-
-async def asked(home: House, **fields: Any) -> Response:
-    async with wire(home) as client:
-        client.say(request(home, body(**fields)))
-        return await client.response()
 
 
 async def billed(home: House, *events: bytes, **fields: Any) -> Invocation:

@@ -110,17 +110,21 @@ engines:
   - {{name: small, base_model: base, url: ["{first}", "{second}"]}}
   - {{name: spare, base_model: base, url: "{third}"}}
 models:
-  plain: {{engine: small, price: {{input: 1, output: 1}}, fallbacks: [cheap], max_concurrent: 2, max_queue: 1}}
+  plain: {{engine: small, price: {{input: 1, output: 1}}, fallbacks: [{fallbacks}], max_concurrent: 2, max_queue: 1}}
+  twin: {{engine: small, price: {{input: 1, output: 1}}}}
   cheap: {{engine: spare, price: {{input: 3, output: 3}}}}
 """
 
 
 @contextlib.asynccontextmanager
-async def engines(folder: Path, share: float = 1.0) -> AsyncIterator[tuple[House, list[FakeEngine]]]:
+async def engines(
+    folder: Path, share: float = 1.0, fallbacks: str = "cheap"
+) -> AsyncIterator[tuple[House, list[FakeEngine]]]:
     found = [FakeEngine() for _ in range(3)]
     for engine in found:
         await engine.start()
-    text = SETTINGS.format(folder=folder, share=share, first=found[0].url, second=found[1].url, third=found[2].url)
+    first, second, third = (engine.url for engine in found)
+    text = SETTINGS.format(folder=folder, share=share, fallbacks=fallbacks, first=first, second=second, third=third)
     async with house(found[0], parse_settings(text)) as home:
         await until(lambda: all(each.healthy for several in home.worker.routes.replicas.values() for each in several))
         yield home, found
@@ -187,8 +191,52 @@ async def test_a_request_that_one_replica_fails_is_answered_by_the_other(tmp_pat
         assert sum(record.attempts for record in ended) == 12 + STRIKES
 
 
-async def test_without_a_budget_nothing_is_sent_again(tmp_path: Path) -> None:
+async def attempts_of(home: House, number: int) -> tuple[list[str], int]:
+    """How so many requests ended, and how many of them were sent to the engine of `plain`."""
+    for count in range(number):
+        with contextlib.suppress(openai.InternalServerError):
+            await ask(home, f"prompt {count}")
+    ended = [record for record in home.invocations() if record.status != "open"]
+    answered = sum(record.replica == "spare-0" for record in ended)
+    return [record.status for record in ended], sum(record.attempts for record in ended) - answered
+
+
+async def test_in_an_outage_a_fallback_on_another_engine_answers_every_request(tmp_path: Path) -> None:
+    async with engines(tmp_path, share=0.2) as (home, (first, second, third)):
+        for engine in (first, second):
+            engine.answer = broken
+        statuses, sent = await attempts_of(home, 100)
+        assert (statuses, len(third.chats())) == (["complete"] * 100, 100)
+        # Each was sent once to the engine that fails, and again as often as the budget allows: 20, and a share.
+        assert len(first.chats()) + len(second.chats()) == sent
+        assert 100 + 20 <= sent <= 100 + 20 + 0.2 * 100
+
+
+async def test_a_fallback_answers_every_request_for_an_engine_that_is_gone(tmp_path: Path) -> None:
     async with engines(tmp_path, share=0) as (home, (first, second, third)):
+        await first.stop()
+        await second.stop()
+        statuses, _ = await attempts_of(home, 100)
+        assert (statuses, len(third.chats())) == (["complete"] * 100, 100)
+        await first.start()
+        await second.start()
+
+
+@pytest.mark.parametrize(("fallbacks", "answered"), [("twin", 0), ("twin, cheap", 4)])
+async def test_a_fallback_on_the_engine_that_failed_is_paid_as_a_retry(
+    tmp_path: Path, fallbacks: str, answered: int
+) -> None:
+    async with engines(tmp_path, share=0, fallbacks=fallbacks) as (home, (first, second, third)):
+        home.worker.routes.retries = RetryBudget(0, most=3)
+        for engine in (first, second):
+            engine.answer = broken
+        statuses, sent = await attempts_of(home, 4)
+        assert statuses == ["complete" if answered else "failed"] * 4
+        assert (sent, len(third.chats())) == (4 + 3, answered)
+
+
+async def test_without_a_budget_no_replica_of_the_engine_is_sent_it_again(tmp_path: Path) -> None:
+    async with engines(tmp_path, share=0, fallbacks="") as (home, (first, second, third)):
         home.worker.routes.retries = RetryBudget(0, most=0)
         for engine in (first, second):
             engine.answer = broken

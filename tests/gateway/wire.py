@@ -83,6 +83,13 @@ def request(home: House, payload: bytes | None = None, **options: str) -> bytes:
     return head(home, f"Content-Length: {len(payload)}", **options) + payload
 
 
+async def asked(home: House, **fields: Any) -> Response:
+    """The answer to a request on a connection of its own."""
+    async with wire(home) as client:
+        client.say(request(home, body(**fields)))
+        return await client.response()
+
+
 def events_in(stream: bytes) -> list[bytes]:
     """The data of each event that ends in a stream, as the HTML standard reads it; lines end in LF or CRLF."""
     found, lines = [], []

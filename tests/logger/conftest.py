@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from contract.settings import StoreSettings
+from logger.spool import Producer, claim_producer
 from logger.store import Store
 from tests.logger.process import Logger
 
@@ -14,6 +15,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store(tmp_path / "log.duckdb", StoreSettings())
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def producer(tmp_path: Path) -> Iterator[Producer]:
+    taken = claim_producer(tmp_path, "gateway")
+    yield taken
+    taken.release()
 
 
 @pytest.fixture(autouse=True)

@@ -1,44 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-import itertools
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from contract.errors import SpoolError, StorageFull
-from contract.records import Invocation, Status, decode
+from contract.errors import SpoolError
+from contract.records import Status, decode
 from contract.settings import SpoolSettings
 from logger.frames import HEADER
 from logger.segments import bytes_on_disk, first_seqs, segment_path
-from logger.spool import DROPPED, Producer, Spool, SpoolReader, claim_producer
+from logger.spool import Producer, Spool, SpoolReader, claim_producer
 from tests.logger.records import invocation, label
-
-SMALL = SpoolSettings(max_bytes=2**20, segment_bytes=2**16)
-
-
-@pytest.fixture
-def producer(tmp_path: Path) -> Iterator[Producer]:
-    taken = claim_producer(tmp_path, "gateway")
-    yield taken
-    taken.release()
-
-
-def stored(producer: Producer, next_seq: int = 0) -> list[Invocation]:
-    reader, found = SpoolReader(producer.folder, producer.name, next_seq), []
-    while entries := reader.read():
-        found += [decode(entry.payload) for entry in entries]
-    reader.close()
-    return found
+from tests.logger.spools import SMALL, stored
 
 
 def test_a_record_appended_can_be_read_at_once_with_its_producer_and_position(producer: Producer) -> None:
@@ -212,85 +189,6 @@ def test_an_open_entry_of_an_earlier_segment_is_recovered_too(producer: Producer
     again.close()
 
 
-def fill(spool: Spool, size: int = 4000) -> int:
-    for count in range(10_000):
-        try:
-            if spool.append(invocation(f"inv_{count}", messages=f'"{"x" * size}"')) == DROPPED:
-                return count
-        except StorageFull:
-            return count
-    raise AssertionError("the spool has no bound")
-
-
-def test_a_full_spool_refuses_and_leaves_room_for_work_under_way(producer: Producer) -> None:
-    spool = Spool(producer, SMALL, clock=lambda: 0.0)
-    while not spool.full:
-        spool.append(invocation(messages=f'"{"x" * 4000}"'))
-    under_way = fill(spool)
-    assert under_way >= 10
-    assert bytes_on_disk(producer.folder) <= SMALL.max_bytes
-    position = spool.next_seq
-    with pytest.raises(StorageFull, match="max_bytes is 1048576") as refused:
-        spool.append(invocation(messages=f'"{"x" * 4000}"'))
-    assert (refused.value.status, refused.value.code, spool.next_seq) == (503, "storage_full", position)
-    spool.close()
-
-
-def test_a_full_spool_takes_records_again_when_the_reader_has_deleted_segments(producer: Producer) -> None:
-    now = [0.0]
-    spool = Spool(producer, SMALL, clock=lambda: now[0])
-    fill(spool)
-    for first in first_seqs(producer.folder)[:-1]:
-        segment_path(producer.folder, first).unlink()
-    now[0] += 1.0
-    assert not spool.full
-    spool.append(invocation("inv_after"))
-    spool.close()
-
-
-def test_a_spool_smaller_than_a_segment_can_still_be_emptied(producer: Producer) -> None:
-    spool = Spool(producer, SpoolSettings(max_bytes=2**20), clock=lambda: 0.0)
-    fill(spool)
-    assert len(first_seqs(producer.folder)) >= 4
-    spool.close()
-
-
-def test_drop_payload_keeps_the_meter_part_and_counts(producer: Producer) -> None:
-    spool = Spool(producer, SMALL.model_copy(update={"when_full": "drop_payload"}), clock=lambda: 0.0)
-    spool.append_many([invocation(messages=f'"{"x" * 4000}"', prompt_tokens=5) for _ in range(300)])
-    assert spool.dropped["payload"] > 0 and spool.dropped["record"] == 0
-    assert not spool.full
-    last = stored(producer)[-1]
-    assert (last.seq, last.prompt_tokens, last.messages, last.choices) == (299, 5, None, None)
-    spool.close()
-
-
-def test_drop_counts_the_record_and_leaves_no_gap(producer: Producer) -> None:
-    spool = Spool(producer, SMALL.model_copy(update={"when_full": "drop"}), clock=lambda: 0.0)
-    kept = fill(spool)
-    assert spool.dropped == {"record": 1}
-    assert [r.seq for r in stored(producer)] == list(range(kept))
-    spool.close()
-
-
-def test_a_full_disk_refuses_and_nothing_is_half_written(producer: Producer) -> None:
-    spool = Spool(producer, SMALL)
-    spool.append(invocation("inv_a"))
-    size = bytes_on_disk(producer.folder)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, before[1]))  # the kernel writes 100 bytes, then refuses
-    try:
-        with pytest.raises(StorageFull, match="File too large"):
-            spool.append(invocation("inv_b"))
-        assert spool.failure is not None and "File too large" in spool.failure
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert bytes_on_disk(producer.folder) == size
-    assert spool.append(invocation("inv_c")) == 1
-    assert [r.id for r in stored(producer)] == ["inv_a", "inv_c"]
-    spool.close()
-
-
 @pytest.mark.parametrize("durability", ["process", "batch", "request"])
 def test_every_record_appended_survives_a_kill(tmp_path: Path, durability: str) -> None:
     code = """
@@ -354,86 +252,3 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         spool.close()
         producer.release()
     assert descriptors() == before
-
-
-class SpoolModel(RuleBasedStateMachine):
-    """A spool against a list: appends, clean and torn ends, deletions, a reader that follows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.root = tempfile.TemporaryDirectory()
-        self.producer = claim_producer(Path(self.root.name), "gateway")
-        self.spool = Spool(self.producer, SMALL)
-        self.written: list[str] = []
-        self.read: list[str] = []
-        self.open: list[str] = []
-        self.reader = SpoolReader(self.producer.folder, self.producer.name)
-
-    @rule(size=st.integers(0, 20_000))
-    def append(self, size: int) -> None:
-        self.spool.append(invocation(f"inv_{len(self.written)}", messages=f'"{"x" * size}"'))
-        self.written.append(f"inv_{len(self.written)} complete")
-
-    @rule()
-    def begin(self) -> None:
-        self.open.append(f"inv_{len(self.written)}")
-        self.spool.append(invocation(self.open[-1], Status.OPEN))
-        self.written.append(f"{self.open[-1]} open")
-
-    @precondition(lambda self: self.open)
-    @rule()
-    def end(self) -> None:
-        self.spool.append(invocation(self.open[0]))
-        self.written.append(f"{self.open.pop(0)} complete")
-
-    @rule(torn=st.integers(0, 200))
-    def die_and_come_back(self, torn: int) -> None:
-        self.spool.close()
-        newest = segment_path(self.producer.folder, first_seqs(self.producer.folder)[-1])
-        half = HEADER.pack(201, 0) + b"\0" * 200
-        with newest.open("ab") as file:
-            file.write(half[:torn])
-        self.spool = Spool(self.producer, SMALL)
-        assert self.spool.recovered.cut_bytes == torn
-        assert self.spool.recovered.interrupted == tuple(self.open)
-        self.written += [f"{identifier} interrupted" for identifier in self.open]
-        self.open.clear()
-
-    @rule(most=st.integers(1, 50))
-    def follow(self, most: int) -> None:
-        for entry in self.reader.read(max_records=most):
-            record = decode(entry.payload)
-            assert isinstance(record, Invocation) and (record.seq, len(self.read)) == (entry.seq, entry.seq)
-            self.read.append(f"{record.id} {record.status}")
-
-    @rule()
-    def reader_starts_again(self) -> None:
-        self.reader.close()
-        self.reader = SpoolReader(self.producer.folder, self.producer.name, len(self.read))
-
-    @precondition(lambda self: not self.open)
-    @rule()
-    def delete_what_was_read(self) -> None:
-        firsts = first_seqs(self.producer.folder)
-        for first, following in itertools.pairwise(firsts):
-            if following <= len(self.read):
-                segment_path(self.producer.folder, first).unlink()
-
-    @invariant()
-    def what_was_read_is_what_was_written(self) -> None:
-        assert self.read == self.written[: len(self.read)]
-        assert self.spool.next_seq == len(self.written)
-        assert self.reader.backlog().records == len(self.written) - len(self.read)
-
-    def teardown(self) -> None:
-        while self.reader.backlog().records:
-            self.follow(5000)
-        self.what_was_read_is_what_was_written()
-        self.reader.close()
-        self.spool.close()
-        self.producer.release()
-        self.root.cleanup()
-
-
-SpoolModel.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestSpoolModel = SpoolModel.TestCase

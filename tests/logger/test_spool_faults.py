@@ -3,29 +3,19 @@
 
 import resource
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contract.errors import SpoolError, StorageFull
-from contract.settings import SpoolSettings
 from logger.recovery import examine
 from logger.segment_writer import PROBE
 from logger.segments import bytes_on_disk, first_seqs, mapped, segment_path
-from logger.spool import Producer, Spool, SpoolReader, claim_producer
+from logger.spool import Producer, Spool, SpoolReader
 from tests.gateway.house import broken_disk, read_spool
 from tests.logger.records import invocation
-
-SMALL = SpoolSettings(max_bytes=2**20, segment_bytes=2**16)
-
-
-@pytest.fixture
-def producer(tmp_path: Path) -> Iterator[Producer]:
-    taken = claim_producer(tmp_path, "gateway")
-    yield taken
-    taken.release()
+from tests.logger.spools import SMALL
 
 
 def test_a_failed_write_is_told_until_a_write_succeeds(producer: Producer) -> None:

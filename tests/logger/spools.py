@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spools for the logger's tests: small ones, filled to their bound, read whole."""
+
+from contract.errors import StorageFull
+from contract.records import Invocation, decode
+from contract.settings import SpoolSettings
+from logger.spool import DROPPED, Producer, Spool, SpoolReader
+from tests.logger.records import invocation
+
+SMALL = SpoolSettings(max_bytes=2**20, segment_bytes=2**16)
+
+
+def stored(producer: Producer, next_seq: int = 0) -> list[Invocation]:
+    """Every record of a producer from a position on."""
+    reader, found = SpoolReader(producer.folder, producer.name, next_seq), []
+    while entries := reader.read():
+        found += [decode(entry.payload) for entry in entries]
+    reader.close()
+    return found
+
+
+def fill(spool: Spool, size: int = 4000) -> int:
+    """Appends until no more is taken; how many were."""
+    for count in range(10_000):
+        try:
+            if spool.append(invocation(f"inv_{count}", messages=f'"{"x" * size}"')) == DROPPED:
+                return count
+        except StorageFull:
+            return count
+    raise AssertionError("the spool has no bound")

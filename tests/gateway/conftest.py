@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 
 from tests.gateway.engine import FakeEngine
 from tests.gateway.house import House, house, settings, spotless, warm_up
+from tests.gateway.provided import KEY
 from tests.gateway.raw import RawEngine
 
 # Nothing here asserts how long anything takes; the machine may be busy.
@@ -61,6 +62,11 @@ async def raw_home(
         if warm:
             await warm_up(running)
         yield running
+
+
+@pytest.fixture
+def provider_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAR_KEY", KEY)
 
 
 @pytest.fixture

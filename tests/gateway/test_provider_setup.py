@@ -23,9 +23,10 @@ from gateway.fields import parse_chat
 from gateway.providers import open_providers, sdk
 from gateway.routes import Target
 from gateway.server import serve
+from tests.gateway.asking import ask, said, stream
 from tests.gateway.engine import FakeEngine, Script, error
 from tests.gateway.house import ASK, House, house, until
-from tests.gateway.test_providers import KEY, ask, configured, said, stream
+from tests.gateway.provided import KEY, configured
 from tests.gateway.test_server import Gateway, accepts, collect
 
 ROOT = Path(__file__).parents[2]

@@ -3,50 +3,20 @@
 
 import asyncio
 import json
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import openai
-import psutil
 import pytest
-from openai.types.chat import ChatCompletionChunk
 
 from contract.prices import add, latest
-from contract.records import Invocation, Status
-from gateway.connection import Origin
-from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script, error
+from contract.records import Status
+from tests.gateway.asking import TEXT, ask, cost, said, stream, text_of
+from tests.gateway.engine import PROMPT_TOKENS, FakeEngine, Script
 from tests.gateway.house import ASK, House, house, settings, until
 
 BOTH_WAYS = True
-
-TEXT = "one two three"
-PRICE = {"plain": (500_000_000, 100_000_000, 2_000_000_000), "triage": (10**9, 10**9, 3 * 10**9)}
-
-
-async def stream(home: House, **fields: Any) -> list[ChatCompletionChunk]:
-    async with home.client() as client:
-        answer = await client.chat.completions.create(**{"model": "plain", "messages": ASK, "stream": True, **fields})
-        return [chunk async for chunk in answer]
-
-
-async def ask(home: House, **fields: Any) -> Any:
-    async with home.client() as client:
-        return await client.chat.completions.create(**{"model": "plain", "messages": ASK, **fields})
-
-
-def text_of(chunks: list[ChatCompletionChunk]) -> str:
-    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-
-
-def said(record: Invocation) -> str:
-    return "".join(choice["message"]["content"] for choice in json.loads(record.choices or "[]"))
-
-
-def cost(model: str, prompt: int, cached: int, completion: int) -> int:
-    fresh_price, cached_price, output_price = PRICE[model]
-    return ((prompt - cached) * fresh_price + cached * cached_price + completion * output_price) // 10**6
 
 
 async def test_a_plain_answer_is_what_its_record_says(home: House) -> None:
@@ -62,7 +32,7 @@ async def test_a_plain_answer_is_what_its_record_says(home: House) -> None:
     assert (record.alias, record.version, record.replica, record.attempts) == ("plain", "base", "small-0", 1)
     assert (record.prompt_tokens, record.completion_tokens) == (answer.usage.prompt_tokens, 3)
     assert record.cached_tokens == answer.usage.prompt_tokens_details.cached_tokens == 2
-    assert (record.usage_source, record.cost) == ("reported", cost("plain", PROMPT_TOKENS, 2, 3))
+    assert (record.usage_source, record.cost) == ("reported", cost(PROMPT_TOKENS, 2, 3))
     assert raw.headers["x-millrace-cost"] == f"{record.cost / 10**9:.9f}"
     assert raw.headers["x-millrace-model-version"] == "base"
     assert int(raw.headers["openai-processing-ms"]) >= 0
@@ -88,7 +58,7 @@ async def test_a_stream_is_what_its_record_says(home: House) -> None:
     assert (opened.status, opened.id, opened.choices) == (Status.OPEN, record.id, None)
     assert (record.status, record.stream, record.http_status) == ("complete", True, 200)
     assert (record.prompt_tokens, record.cached_tokens, record.completion_tokens) == (PROMPT_TOKENS, 2, 3)
-    assert record.cost == cost("plain", PROMPT_TOKENS, 2, 3)
+    assert record.cost == cost(PROMPT_TOKENS, 2, 3)
 
 
 @pytest.mark.parametrize("usage", ["running", "end", "last"])
@@ -114,16 +84,6 @@ async def test_several_choices_are_counted_whole(home: House, usage: str) -> Non
     record = home.final()
     assert (record.prompt_tokens, record.completion_tokens) == (PROMPT_TOKENS, 9)
     assert record.finish_reasons == ["stop"] * 3
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-async def test_absent_usage_is_estimated_and_said_so(home: House, streamed: bool) -> None:
-    home.engine.script = Script(usage="none")
-    await (stream(home) if streamed else ask(home))
-    record = home.final()
-    assert (record.status, record.usage_source) == ("complete", "estimated")
-    assert record.prompt_tokens is not None and record.prompt_tokens > 0
-    assert record.completion_tokens == 3
 
 
 async def test_the_engine_gets_our_names_and_nothing_of_the_client(home: House) -> None:
@@ -220,168 +180,6 @@ async def test_more_in_flight_than_fits_is_503_with_retry_after(engine: FakeEngi
     ]  # fmt: skip
 
 
-async def test_an_engine_that_fails_is_502_and_free(home: House) -> None:
-    async def broken(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
-        return error(500, "EngineCore died at /secret/path")
-
-    home.engine.answer = broken
-    for streamed in (False, True):
-        with pytest.raises(openai.InternalServerError) as caught:
-            await ask(home, stream=streamed)
-        assert (caught.value.status_code, caught.value.code) == (502, "engine_error")
-        assert "secret" not in str(caught.value)
-    assert [(record.status, record.error_code, record.cost) for record in home.invocations()] == [
-        ("failed", "engine_error", None)
-    ] * 2
-
-
-async def test_what_the_engine_refuses_in_a_request_reaches_the_client_in_public_names(home: House) -> None:
-    async def picky(_engine: FakeEngine, _request: Any, body: dict[str, Any]) -> Any:
-        return error(400, f"max_tokens is too large for {body['model']}")
-
-    home.engine.answer = picky
-    with pytest.raises(openai.BadRequestError, match="too large for plain"):
-        await ask(home)
-    assert (home.final().status, home.final().http_status) == ("refused", 400)
-
-
-async def test_an_engine_with_a_full_queue_is_503(home: House) -> None:
-    async def full(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
-        return error(503, "queue full")
-
-    home.engine.answer = full
-    with pytest.raises(openai.InternalServerError) as caught:
-        await ask(home)
-    assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
-
-
-async def test_no_engine_is_503_and_ready_again_when_it_is_back(home: House) -> None:
-    await home.engine.stop()
-    with pytest.raises(openai.InternalServerError) as caught:
-        await ask(home)
-    assert (caught.value.status_code, caught.value.code) == (503, "engine_unavailable")
-    assert home.worker.unready() == ["no engine is ready for any model"]
-    await home.engine.start()
-    await until(lambda: not home.worker.unready())
-    await ask(home)
-
-
-@pytest.mark.parametrize("event", range(1, 5))
-async def test_an_engine_that_dies_in_a_stream_is_an_error_inside_it(home: House, event: int) -> None:
-    home.engine.script = Script(die_after=event)
-    received = ""
-    with pytest.raises(openai.APIError) as caught:
-        async with home.client() as client:
-            answer = await client.chat.completions.create(model="plain", messages=ASK, stream=True)
-            async for chunk in answer:
-                received += chunk.choices[0].delta.content or ""
-    assert caught.value.code == "engine_error"
-    record = home.final()
-    assert (record.status, record.http_status, record.error_code, record.cost) == ("failed", 200, "engine_error", 0)
-    assert received == said(record)
-    assert (record.completion_tokens, record.usage_source) == (event - 1, "reported")
-
-
-@pytest.mark.parametrize("script", [Script(error_after=2), Script(garbage_after=2), Script(without_done=True)])
-async def test_a_stream_that_is_not_whole_is_a_failed_request(home: House, script: Script) -> None:
-    home.engine.script = script
-    with pytest.raises(openai.APIError) as caught:
-        await stream(home)
-    assert caught.value.code == "engine_error"
-    assert (home.final().status, home.final().error_code) == ("failed", "engine_error")
-
-
-async def test_an_error_event_before_any_answer_is_an_error_status(home: House) -> None:
-    home.engine.script = Script(error_after=0)
-    with pytest.raises(openai.InternalServerError) as caught:
-        await stream(home)
-    assert caught.value.status_code == 502
-    assert [record.status for record in home.invocations()] == ["failed"]
-
-
-async def test_an_error_event_keeps_the_status_that_it_tells(home: House) -> None:
-    async def full(_engine: FakeEngine, request: Any, _body: Any) -> Any:
-        from aiohttp import web
-
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        await response.write(b'data: {"error": {"message": "no room", "type": "x", "param": null, "code": 503}}\n\n')
-        return response
-
-    home.engine.answer = full
-    with pytest.raises(openai.InternalServerError) as caught:
-        await stream(home)
-    assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
-
-
-async def test_a_plain_answer_that_is_garbage_is_502(home: House) -> None:
-    async def garbage(_engine: FakeEngine, _request: Any, _body: Any) -> Any:
-        from aiohttp import web
-
-        return web.Response(body=b"<html>hello</html>", content_type="text/html")
-
-    home.engine.answer = garbage
-    with pytest.raises(openai.InternalServerError) as caught:
-        await ask(home)
-    assert caught.value.status_code == 502
-
-
-@pytest.mark.parametrize("event", range(1, 6))
-async def test_a_hang_up_at_any_event_aborts_the_engine_and_is_metered(home: House, event: int) -> None:
-    # Events 1 to 4 are chunks, the fifth is the usage chunk that this client did not ask for.
-    home.engine.script = Script(hold_after=event)
-    client = home.client()
-    answer = await client.chat.completions.create(model="plain", messages=ASK, stream=True)
-    chunks = aiter(answer)
-    received = [(await anext(chunks)).choices[0].delta.content or "" for _ in range(min(event, 4))]
-    if event == 5:
-        await until(lambda: home.worker.limits.in_flight == 1)
-    await answer.close()
-    await client.close()
-    await until(lambda: any(record.status == "aborted" for record in home.invocations()))
-    await until(lambda: home.engine.aborts == 1)
-    record = home.final()
-    assert (record.http_status, record.usage_source) == (200, "reported")
-    assert "".join(received) == said(record)
-    assert (record.prompt_tokens, record.completion_tokens) == (PROMPT_TOKENS, min(event, 4) - 1)
-    assert record.cost == cost("plain", PROMPT_TOKENS, record.cached_tokens or 0, min(event, 4) - 1)
-    assert home.worker.limits.in_flight == 0
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-async def test_a_hang_up_before_any_answer_is_estimated_and_said_so(home: House, streamed: bool) -> None:
-    home.engine.script = Script(hold_after=0)
-    waiting = asyncio.create_task(ask(home, stream=streamed))
-    await until(lambda: home.engine.chats())
-    waiting.cancel()
-    await until(lambda: home.invocations() and home.engine.aborts == 1)
-    record = home.final()
-    assert (record.status, record.http_status, record.usage_source) == ("aborted", None, "estimated")
-    assert record.completion_tokens == 0
-
-
-@pytest.mark.parametrize(
-    ("limit", "hold_after", "code"),
-    [
-        ("first_byte_timeout: 200ms", 0, "engine_first_byte_timeout"),
-        ("read_timeout: 200ms", 2, "engine_read_timeout"),
-        ("total_timeout: 300ms", 2, "engine_total_timeout"),
-    ],
-)
-async def test_each_timeout_has_its_own_error(
-    engine: FakeEngine, tmp_path: Path, limit: str, hold_after: int, code: str
-) -> None:
-    async with house(engine, settings(tmp_path, engine.url, gateway=limit)) as home:
-        engine.script = Script(hold_after=hold_after)
-        with pytest.raises(openai.APIError) as caught:
-            await stream(home)
-        assert caught.value.code == code
-        assert limit.split(":")[0] in caught.value.message
-        record = home.final()
-        assert (record.status, record.error_code) == ("failed", code)
-        await until(lambda: engine.aborts == 1)
-
-
 async def test_a_full_spool_refuses_before_any_upstream_byte(engine: FakeEngine, tmp_path: Path) -> None:
     async with house(engine, settings(tmp_path, engine.url, spool="1MiB")) as home:
         big = [{"role": "user", "content": "x" * 200_000}]
@@ -455,42 +253,6 @@ async def test_a_model_name_that_does_not_exist_makes_no_metric_of_its_own(home:
     page = home.worker.metrics.page().decode()
     assert "made-up" not in page
     assert 'millrace_invocations_total{model="unknown",status="refused"} 1.0' in page
-
-
-async def test_a_client_that_stops_reading_is_cut_off_and_pays_for_what_came(
-    engine: FakeEngine, tmp_path: Path
-) -> None:
-    engine.script = Script(words=["x" * 1_000_000] * 40)  # more than the kernel keeps for a reader
-    configured = settings(tmp_path, engine.url, gateway="send_timeout: 0.5s", policy='payload: "off"')
-    async with house(engine, configured) as home:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(home.url.rsplit(":", 1)[1]), limit=1)
-        body = json.dumps({"model": "plain", "messages": ASK, "stream": True})
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {home.secret}\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        await until(lambda: any(record.status == "aborted" for record in home.invocations()))
-        await until(lambda: engine.aborts == 1)
-        assert (home.final().prompt_tokens, home.worker.limits.in_flight) == (PROMPT_TOKENS, 0)
-        writer.transport.abort()
-        assert reader is not None
-
-
-async def test_a_hang_up_before_the_engine_was_reached_costs_nothing(home: House) -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, socket.create_connection(deaf.getsockname()):
-        # Its queue is full now: the gateway's connection waits.
-        address = deaf.getsockname()
-        home.worker.routes.replicas["small"][0].origin = Origin("127.0.0.1", address[1], False, "")
-        waiting = asyncio.create_task(ask(home))
-        await until(
-            lambda: any(
-                connection.raddr == address and connection.status == psutil.CONN_SYN_SENT
-                for connection in psutil.Process().net_connections("tcp4")
-            )
-        )
-        waiting.cancel()
-        await until(lambda: home.invocations())
-    record = home.final()
-    assert (record.status, record.attempts) == ("aborted", 1)
-    assert (record.prompt_tokens, record.usage_source, record.cost) == (None, None, None)
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -7,7 +7,7 @@ What is written appears under its name whole or not at all.
 import io
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow
@@ -44,12 +44,17 @@ LABELLED_SCHEMA = pyarrow.schema(
 
 
 def labelled_stream(store: Store, selection: Selection) -> Iterator[bytes]:
-    """All labelled rows of a selection as an Arrow IPC stream, in pieces; the first is there before any row."""
+    """All labelled rows of a selection as an Arrow IPC stream."""
+    return arrow_stream(LABELLED_SCHEMA, all_labelled(store, selection))
+
+
+def arrow_stream(schema: pyarrow.Schema, batches: Iterable[list[Row]]) -> Iterator[bytes]:
+    """Rows as an Arrow IPC stream, in pieces; the first is there before any row."""
     sink = io.BytesIO()
-    with pyarrow.ipc.new_stream(sink, LABELLED_SCHEMA) as writer:
+    with pyarrow.ipc.new_stream(sink, schema) as writer:
         yield _taken(sink)
-        for rows in all_labelled(store, selection):
-            writer.write_table(pyarrow.Table.from_pylist(rows, LABELLED_SCHEMA))
+        for rows in batches:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
             yield _taken(sink)
     yield _taken(sink)
 

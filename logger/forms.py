@@ -2,9 +2,12 @@
 """What may be asked of the logger's API: every query parameter and body field with its range."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json
 
+from contract.datasets import DatasetOrder
+from contract.settings import Filter
 from logger.labelled import Selection
 from logger.queries import MAX_ROWS
 from logger.stored import MAX_PAGE
@@ -87,18 +90,23 @@ class SelectionQuery(Form):
     metric: str
     after: int = Field(0, ge=0)
     until: int | None = Field(None, ge=0)
-    metadata: Json[dict[str, str]] | None = None
-    finish_reasons: list[str] = []
+    filter: Json[Filter] | None = None
 
     def selection(self) -> Selection:
         """What the statements bind."""
-        return Selection(self.alias, self.metric, self.after, self.until, self.metadata or {}, self.finish_reasons)
+        return Selection(self.alias, self.metric, self.after, self.until, self.filter or Filter())
 
 
 class LabelledQuery(SelectionQuery):
     """See `LoggerClient.labelled`."""
 
     limit: int = Field(500, ge=1, le=MAX_ROWS)
+
+
+class DatasetForm(DatasetOrder):
+    """See `LoggerClient.dataset`."""
+
+    format: Literal["jsonl", "arrow"] = "jsonl"
 
 
 class UsageQuery(Form):

@@ -188,21 +188,21 @@ class Store:
         self, statement: str, parameters: Sequence[Any] | dict[str, Any], rows: int
     ) -> Iterator[list[dict[str, Any]]]:
         """The rows of one query, ``rows`` at a time, without a time budget: who reads sets the pace."""
-        with self._other_connection() as connection:
+        with self.connection() as connection:
             connection.execute(statement, parameters)
             while found := connection.fetchmany(rows):
                 yield _named(connection, found)
 
     def run(self, *statements: str) -> None:
         """Statements in a row on one connection, such as an export, without a time budget."""
-        with self._other_connection() as connection:
+        with self.connection() as connection:
             for statement in statements:
                 connection.execute(statement).fetchall()
 
     @contextmanager
     def _budgeted(self) -> Iterator[duckdb.DuckDBPyConnection]:
         budget = self._settings.query_timeout
-        with self._other_connection() as connection:
+        with self.connection() as connection:
             timer = threading.Timer(budget, connection.interrupt)
             timer.daemon = True
             timer.start()
@@ -216,7 +216,8 @@ class Store:
                 timer.cancel()
 
     @contextmanager
-    def _other_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection of one's own to read from and for temporary tables, which end with it; without a time budget."""
         with self._reading_lock:
             connection = self._reading.cursor()
         try:

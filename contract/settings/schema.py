@@ -178,6 +178,13 @@ class LogSettings(Section):
     policy: PayloadPolicy = Field(PayloadPolicy(), description="what is kept")
     feedback: dict[str, FeedbackMetric] = Field({}, description="name -> metric")
 
+    @field_validator("feedback")
+    @classmethod
+    def _reserved(cls, value: dict[str, FeedbackMetric]) -> dict[str, FeedbackMetric]:
+        if "answer" in value:
+            raise ValueError("no metric may be called answer: a dataset's `reference: answer` is the answer itself")
+        return value
+
     @property
     def url(self) -> str:
         """Where the logger's private API listens."""

@@ -8,12 +8,13 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from contract.errors import NotFound
+from contract.errors import NotFound, SettingsError
 from contract.ids import invocation_of
 from contract.money import format_usd
 from contract.settings import Settings
 from gateway.statements import bill
 from logger.client import LoggerClient
+from millrace.commands import datasets
 from millrace.commands.common import AsJson, Config, Set, one_line, read_settings, show
 
 app = typer.Typer(no_args_is_help=True, help="The log: every call, with its answer and its cost.")
@@ -76,6 +77,32 @@ def show_invocation(
     if row is None:
         raise NotFound(f"the log has no invocation {identifier}")
     one_line(as_json, row, lambda: "\n".join(f"{name:<22} {value}" for name, value in row.items() if value is not None))
+
+
+@app.command()
+def export(
+    to: datasets.To,
+    reference: datasets.Reference,
+    filter: datasets.Filtered = None,
+    split: datasets.Parts = None,
+    by: datasets.By = datasets.Group.CONVERSATION,
+    method: datasets.Learning = datasets.Method.REINFORCEMENT,
+    format: datasets.Format = "jsonl",
+    config: Config = None,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write answers of the log as a dataset for fine-tuning, in OpenAI's JSONL.
+
+    Each prompt is written once. With --split, FILE.jsonl becomes FILE.train.jsonl, FILE.validation.jsonl and so on, and
+    no conversation (or user) and no prompt is in two of them. See docs/reference/datasets.md.
+    """
+    if format != "jsonl":
+        raise SettingsError(f"--format {format!r}: a dataset is written as jsonl")
+    settings = read_settings(config, overrides)
+    order = datasets.order_of(settings, reference, filter, split or [], by, method)
+    done = ask(settings, lambda client: datasets.export(client, order, to))
+    one_line(as_json, done, lambda: datasets.summary(done))
 
 
 def usage(config: Config = None, overrides: Set = None, as_json: AsJson = False) -> None:

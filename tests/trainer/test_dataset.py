@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import DatasetError
-from trainer.dataset import Dataset, build, check_labels, digest_of, normalised, read, write
+from logger.prompts import normalised
+from trainer.dataset import Dataset, build, check_labels, digest_of, read, write
 
 
 def labelled(text: str, reference: Any, conversation: str | None = None, user: str | None = None) -> dict[str, Any]:

@@ -34,12 +34,25 @@ BATCH_ROWS = 1000
 """Rows held at once."""
 MOST_LABELS = 100
 """Labels that the figures show, the most frequent ones."""
-ARROW_SCHEMA = pyarrow.schema(
-    [pyarrow.field(name, pyarrow.int64() if name == "choice" else pyarrow.string()) for name in (
-        "messages", "reference_answer", "id", "choice", "model", "version", "metadata", "scores", "feedback", "split",
-    )]
-)  # fmt: skip
+FIELDS = {
+    "messages": "the prompt, each message with its role and content; where the method is supervised, with the "
+    "reference as the last message, the assistant's",
+    "reference_answer": "the right answer, of any type; a text without white space around it",
+    "id": "of the invocation that it came from",
+    "choice": "index of the answer",
+    "model": "name that was asked for",
+    "version": "what answered",
+    "metadata": "of the request",
+    "scores": "grader -> its newest score of the answer",
+    "feedback": "metric -> its newest value on the answer",
+    "split": "train, validation or test",
+}
+"""What a row has. A file for supervised fine-tuning has the messages alone."""
 _JSON = ("messages", "reference_answer", "metadata", "scores", "feedback")
+ARROW_SCHEMA = pyarrow.schema(
+    [pyarrow.field(name, pyarrow.int64() if name == "choice" else pyarrow.string()) for name in FIELDS]
+)
+"""The fields of a row; those of several types or parts are JSON."""
 _FATES = """
 CREATE TEMP TABLE fates AS
 WITH sided AS (

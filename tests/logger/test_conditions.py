@@ -124,19 +124,22 @@ feedback_filters = st.builds(
     st.sampled_from(["m", "n"]), st.sampled_from([None, "ann", "bob"]),
     bounds | st.builds(lambda value: {"equals": value}, st.sampled_from(VALUES)),
 )  # fmt: skip
-filters = st.fixed_dictionaries(
-    {},
-    optional={
-        "metadata": metadata_filters,
-        "models": st.lists(st.sampled_from(["triage", "base", "other"]), max_size=2),
-        "versions": st.lists(st.sampled_from(["base", "triage@0123456789ab"]), max_size=2),
-        "since": st.sampled_from(SECONDS[:3]),
-        "until": st.sampled_from(SECONDS[3:]),
-        "scores": st.lists(score_filters, max_size=2),
-        "feedback": st.lists(feedback_filters, max_size=2),
-        "finish_reasons": st.lists(st.sampled_from(["stop", "length"]), max_size=2),
-    },
-).map(Filter.model_validate)
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "metadata": metadata_filters,
+    "models": st.lists(st.sampled_from(["triage", "base", "other"]), max_size=2),
+    "versions": st.lists(st.sampled_from(["base", "triage@0123456789ab"]), max_size=2),
+    "since": st.sampled_from(SECONDS[:3]),
+    "until": st.sampled_from(SECONDS[3:]),
+    "scores": st.lists(score_filters, min_size=1, max_size=2),
+    "feedback": st.lists(feedback_filters, min_size=1, max_size=2),
+    "finish_reasons": st.lists(st.sampled_from(["stop", "length"]), max_size=2),
+}
+# Few conditions at once: with many, hardly any answer meets them all.
+filters = (
+    st.sets(st.sampled_from(sorted(FIELDS)), max_size=2)
+    .flatmap(lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in sorted(names)}))
+    .map(Filter.model_validate)
+)
 answers = st.fixed_dictionaries(
     {
         "metadata": st.none() | st.dictionaries(st.sampled_from(KEYS), st.sampled_from(WORDS)).map(json.dumps),
@@ -184,10 +187,10 @@ def records(
     return made, more
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(answers, min_size=1, max_size=4), st.lists(scores, max_size=8), st.lists(opinions, max_size=8),
-    st.lists(filters, min_size=1, max_size=4),
+    st.lists(answers, min_size=2, max_size=4), st.lists(scores, max_size=12), st.lists(opinions, max_size=12),
+    st.lists(filters, min_size=2, max_size=6),
 )  # fmt: skip
 def test_the_log_gives_what_the_filter_says(
     shared: Store, answered: list[dict[str, Any]], judged: list[Any], said: list[Any], asked: list[Filter]
@@ -206,8 +209,10 @@ def test_the_log_gives_what_the_filter_says(
         assert figures["rows"] + figures["left_out"].get("repeated prompt", 0) == sum(map(len, wanted))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(answers, min_size=1, max_size=4), st.lists(scores, max_size=8), st.lists(opinions, max_size=8), filters)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(answers, min_size=2, max_size=4), st.lists(scores, max_size=12), st.lists(opinions, max_size=12), filters
+)
 def test_a_loop_reads_the_same_by_the_filter_and_misses_nothing_that_became_right_later(
     shared: Store, answered: list[dict[str, Any]], judged: list[Any], said: list[Any], chosen: Filter
 ) -> None:

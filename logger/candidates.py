@@ -47,7 +47,7 @@ valued AS (SELECT answer, choice, cursor AS opinion, first, due, value::JSON::VA
 _ANSWERED = """
 valued AS (
     SELECT cursor AS answer, NULL::BIGINT AS opinion, cursor AS first, cursor AS due, NULL::VARCHAR AS reference,
-        unnest(coalesce(json_extract_string(choices::JSON, '$[*].index')::BIGINT[], [0])) AS choice
+        unnest(coalesce(try_cast(json_extract_string(choices::JSON, '$[*].index') AS BIGINT[]), [0])) AS choice
     FROM invocations WHERE cursor <= $until AND status = 'complete'
 )
 """

@@ -141,10 +141,13 @@ def _opinions(name: str, chosen: FeedbackFilter, bound: _Bound) -> str:
 
 
 def _valued(value: str, chosen: FeedbackFilter, bound: _Bound) -> list[str]:
-    """Values of another type than the one asked for are not equal to it and in no range."""
-    number = f"(CASE WHEN json_type({value}) IN ('BIGINT', 'UBIGINT', 'DOUBLE') THEN {value}::DOUBLE END)"
+    """Values of another type than the one asked for are not equal to it and in no range.
+
+    No part may fail on such a value: DuckDB does not keep to the order of an AND.
+    """
+    number = f"(CASE WHEN json_type({value}) IN ('BIGINT', 'UBIGINT', 'DOUBLE') THEN try_cast({value} AS DOUBLE) END)"
     if isinstance(chosen.equals, bool):
-        return [f"json_type({value}) = 'BOOLEAN'", f"({value} ->> '$')::BOOLEAN = {bound(chosen.equals)}"]
+        return [f"json_type({value}) = 'BOOLEAN'", f"({value} ->> '$') = {bound(str(chosen.equals).lower())}::VARCHAR"]
     if isinstance(chosen.equals, str):
         return [f"json_type({value}) = 'VARCHAR'", f"({value} ->> '$') = {bound(chosen.equals)}::VARCHAR"]
     if chosen.equals is not None:

@@ -187,6 +187,27 @@ def records(
     return made, more
 
 
+def test_a_value_is_equal_to_its_own_kind_alone(store: Store) -> None:
+    values = [*VALUES, 10**300, "0.5", {"a": 1}, [True]]
+    for n, value in enumerate(values):
+        put(store, invocation(f"inv_{n}", messages=json.dumps([{"role": "user", "content": str(n)}])))
+        put(store, label(f"fb_{n}", f"inv_{n}", json.dumps(value), "m"))
+    for wanted in VALUES:
+        chosen = Filter(feedback=[FeedbackFilter(metric="m", equals=float(wanted) if type(wanted) is int else wanted)])
+        found = [
+            row["id"] for batch in dataset.rows(store, DatasetOrder(reference="m", filter=chosen)) for row in batch
+        ]
+        same = [
+            n
+            for n, value in enumerate(values)
+            if value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
+        ]
+        assert found == [f"inv_{n}" for n in same if values[n] != ""], wanted
+    above = Filter(feedback=[FeedbackFilter(metric="m", min=1)])
+    found = [row["id"] for batch in dataset.rows(store, DatasetOrder(reference="m", filter=above)) for row in batch]
+    assert found == [f"inv_{n}" for n, value in enumerate(values) if value in (1, 2, 10**300) and value is not True]
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(answers, min_size=2, max_size=4), st.lists(scores, max_size=12), st.lists(opinions, max_size=12),

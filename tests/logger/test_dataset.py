@@ -14,7 +14,7 @@ from contract.datasets import DatasetOrder, Split
 from contract.records import Erasure, Record, Score
 from contract.settings import Filter, StoreSettings
 from logger import candidates, dataset
-from logger.prompts import normalised
+from logger.prompts import normalised, position
 from logger.store import Store
 from tests.logger.records import invocation, label
 from tests.logger.stores import put
@@ -162,6 +162,17 @@ def test_a_row_that_the_filter_leaves_out_does_not_stand_in_the_way_of_another(s
     assert left_out(store, good) == {}
 
 
+def test_the_newest_value_of_a_grader_counts_and_its_errors_do_not(store: Store) -> None:
+    put(store, invocation("inv_a"), label("fb_1", "inv_a"))
+    put(store, score(1, "inv_a", 0.0), score(2, "inv_a", 1.0, grader_version="v2"), score(3, "inv_a", None))
+
+    def count(**bounds: Any) -> int:
+        chosen = Filter.model_validate({"scores": [{"grader": "g", **bounds}]})
+        return len(rows(store, DatasetOrder(reference="label", filter=chosen)))
+
+    assert (count(), count(min=1), count(max=0), count(version="v1", max=0), count(version="v3")) == (1, 1, 0, 1, 0)
+
+
 def test_long_references_are_counted_and_not_shown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "MOST_LABELS", 1)
     for n, said in enumerate(["x" * 65, "a", "b", "b"]):
@@ -226,13 +237,26 @@ def test_nothing_is_in_two_splits_now_or_later_and_no_row_ever_moves(
 
 
 def test_a_prompt_stays_where_it_was_first_and_what_other_groups_asked_of_it_is_left_out(store: Store) -> None:
-    sides = {name: HALF.side(candidates.position(name)) for name in "abcdefgh"}
+    sides = {name: HALF.side(position(name)) for name in "abcdefgh"}
     first, other = "a", next(name for name in sides if sides[name] != sides["a"])
     for n, name in enumerate([first, other, first]):
         put(store, invocation(f"inv_{n}", conversation=name), label(f"fb_{n}", f"inv_{n}"))
     order = DatasetOrder(reference="label", split=HALF)
     assert [row["id"] for row in rows(store, order)] == ["inv_2"]
     assert left_out(store, order) == {"prompt or conversation is in another split": 1, "repeated prompt": 1}
+
+
+def test_a_prompt_stays_where_it_was_when_its_row_no_longer_meets_the_filter(store: Store) -> None:
+    sides = {name: HALF.side(position(name)) for name in "abcdefgh"}
+    other = next(name for name in sides if sides[name] != sides["a"])
+    for n, name in enumerate(["a", other]):
+        put(store, invocation(f"inv_{n}", conversation=name), label(f"fb_{n}", f"inv_{n}"), score(n, f"inv_{n}", 1.0))
+    good = Filter.model_validate({"scores": [{"grader": "g", "min": 0.5}]})
+    order = DatasetOrder(reference="label", split=HALF, filter=good)
+    assert [row["id"] for row in rows(store, order)] == ["inv_0"]
+    put(store, score(2, "inv_0", 0.0))
+    assert rows(store, order) == []
+    assert left_out(store, order) == {"prompt or conversation is in another split": 1}
 
 
 def test_the_shares_are_about_what_was_asked_for(store: Store) -> None:

@@ -2,7 +2,7 @@
 import pyarrow
 import pytest
 
-from contract.records import Status
+from contract.records import Score, Status
 from contract.settings import Filter, MetadataFilter, MetadataPair
 from logger.export import labelled_stream
 from logger.labelled import Selection, count_labelled, labelled, with_values
@@ -12,6 +12,13 @@ from tests.logger.records import invocation, label
 from tests.logger.stores import put
 
 LABEL = Selection("triage", "label")
+
+
+def score(invocation_id: str, value: float) -> Score:
+    return Score(
+        id="sc_1", time=1, project="default", invocation=invocation_id, grader="g", grader_version="v", position=1,
+        value=value,
+    )  # fmt: skip
 
 
 def having(*pairs: dict[str, str]) -> Filter:
@@ -141,6 +148,22 @@ def test_what_is_not_a_complete_kept_answer_of_the_alias_and_project_is_left_out
 def test_an_answer_is_learned_from_whatever_route_its_messages_took(store: Store) -> None:
     put(store, invocation("inv_a", endpoint="/v1/responses"), label("fb_1", "inv_a"))
     assert answers(store) == [("inv_a", "good")]
+
+
+def test_a_score_or_an_opinion_that_the_filter_asks_for_makes_a_row_new_when_it_comes(store: Store) -> None:
+    put(store, invocation("inv_a"), label("fb_1", "inv_a"))
+    seen = 0
+    for given, record in (
+        ({"scores": [{"grader": "g", "min": 0.5}]}, score("inv_a", 1.0)),
+        ({"feedback": [{"metric": "stars", "min": 5}]}, label("fb_2", "inv_a", "5", "stars")),
+    ):
+        seen, chosen = store.cursor, Filter.model_validate(given)
+        assert answers(store, Selection("triage", "label", filter=chosen)) == []
+        put(store, record)
+        news = Selection("triage", "label", after=seen, filter=chosen)
+        assert answers(store, news) == [("inv_a", "good")]
+        assert count_labelled(store, news)["cursor"] == store.cursor
+        assert answers(store, Selection("triage", "label", until=seen, filter=chosen)) == []
 
 
 @pytest.mark.parametrize("key", ["team", "a.b", "$.x", "/y", "a/b~c", 'quo"te', "", "ü"])

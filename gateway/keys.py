@@ -17,6 +17,8 @@ from contract import changes
 from contract.database import keys, projects
 from contract.errors import AuthenticationFailed, DatabaseError
 from contract.ids import new_id
+from gateway.bank import read_limits
+from gateway.quota import Limit
 
 SECRET_PREFIX = "mr-"
 MAX_SEEN = 65536
@@ -35,6 +37,8 @@ class Key:
     created_ns: int
     expires_ns: int | None
     revoked_ns: int | None
+    limits: tuple[Limit, ...] = ()
+    """Its own and its project's."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ class KeyRing:
 
 def read_ring(connection: sa.Connection) -> KeyRing:
     """The ring as the database has it."""
-    return KeyRing({row.digest: _key(row) for row in connection.execute(keys.select())})
+    limits = read_limits(connection)
+    return KeyRing({row.digest: _key(row, limits) for row in connection.execute(keys.select())})
 
 
 def create_key(
@@ -134,14 +139,16 @@ def list_keys(connection: sa.Connection, project: str | None = None) -> list[Key
     rows: Iterable[sa.Row[tuple[object, ...]]] = connection.execute(
         query if project is None else query.where(keys.c.project == project)
     )
-    return [_key(row) for row in rows]
+    limits = read_limits(connection)
+    return [_key(row, limits) for row in rows]
 
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _key(row: "sa.Row[tuple[object, ...]]") -> Key:
+def _key(row: "sa.Row[tuple[object, ...]]", limits: Mapping[tuple[str, str], tuple[Limit, ...]]) -> Key:
     values = row._asdict()
     del values["digest"]
-    return Key(**values)
+    its_own, its_project = limits.get(("key", values["id"]), ()), limits.get(("project", values["project"]), ())
+    return Key(**values, limits=its_own + its_project)

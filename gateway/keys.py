@@ -21,7 +21,7 @@ from gateway.bank import read_limits
 from gateway.quota import Limit
 
 SECRET_PREFIX = "mr-"
-MAX_SEEN = 65536
+MAX_SEEN = 131072
 """Headers that a ring remembers; spellings of one key that differ in blanks are remembered apart."""
 _SHOWN = len(SECRET_PREFIX) + 6
 
@@ -78,7 +78,7 @@ class KeyRing:
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise AuthenticationFailed("the Authorization header must read `Bearer <key>`")
-        key = self._by_digest.get(_digest(secret.strip()))
+        key = self._by_digest.get(digest_of(secret.strip()))
         if key is None:
             raise AuthenticationFailed("this API key is not known here; `millrace keys create` makes one")
         if len(self._seen) < MAX_SEEN:
@@ -111,7 +111,7 @@ def create_key(
         raise DatabaseError(f"expires_ns {expires_ns} is in the past")
     identifier, secret = new_id("key", now_ns), SECRET_PREFIX + random()
     row = {
-        "id": identifier, "project": project, "name": name, "prefix": secret[:_SHOWN], "digest": _digest(secret),
+        "id": identifier, "project": project, "name": name, "prefix": secret[:_SHOWN], "digest": digest_of(secret),
         "created_ns": now_ns(), "expires_ns": expires_ns,
     }  # fmt: skip
     connection.execute(keys.insert().values(row))
@@ -143,7 +143,8 @@ def list_keys(connection: sa.Connection, project: str | None = None) -> list[Key
     return [_key(row, limits) for row in rows]
 
 
-def _digest(secret: str) -> str:
+def digest_of(secret: str) -> str:
+    """How a key is kept: SHA-256, in hex."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -225,9 +225,16 @@ class Purse:
 
     def reserve(self, limits: Iterable[Limit], need: Need, wall_ns: int, mono_ns: int) -> Hold | None:
         """Reserves at once, of every limit or of none; None where a slice does not suffice."""
-        parts = []
+        parts, known = [], self.accounts
         for limit in limits:
-            account = self.account(limit, wall_ns, mono_ns)
+            account = known.get(limit.name)
+            if (
+                account is None
+                or account.limit is not limit
+                or not account.starts_ns <= wall_ns < account.ends_ns
+                or mono_ns >= account.lease_ns
+            ):
+                account = self.account(limit, wall_ns, mono_ns)
             account.touched_ns = mono_ns
             if account.held - account.used < need[limit.measure]:
                 return None

@@ -175,6 +175,12 @@ class ClocksJump(AnyOrder):
         self.wall += seconds * NANO
         self.mono += suspended * NANO
 
+    @rule(number=NUMBERS, limits=SUBJECTS, need=NEEDS, seconds=st.sampled_from([-60, 60, 86_400]))
+    def the_clock_is_wrong_for_a_request(self, number: int, limits: list[Limit], need: Need, seconds: int) -> None:
+        self.wall += seconds * NANO
+        self.a_request_asks(number, limits, need)
+        self.wall -= seconds * NANO
+
     def held_to(self) -> list[Limit]:
         return WINDOWED
 

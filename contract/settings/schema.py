@@ -53,6 +53,9 @@ class GatewaySettings(Section):
         "or for a fallback of its own, as a share of all; a fallback on another engine or provider is always tried",
     )
     queue_timeout: Seconds = Field(30.0, gt=0, description="for a request to wait in a model's queue; then 503")
+    limits_timeout: Seconds = Field(
+        0.05, gt=0, description="for the control database to say whether a key's limits allow a request; then 503"
+    )
     total_timeout: Seconds = Field(600.0, gt=0, description="for a whole answer")
     drain_timeout: Seconds = Field(30.0, gt=0, description="for open answers to finish after SIGTERM")
 

@@ -7,6 +7,7 @@
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import inspect
@@ -45,11 +46,12 @@ class Column:
     description: str
 
 
-def columns(record: type[Record]) -> list[Column]:
+@cache
+def columns(record: type[Record]) -> tuple[Column, ...]:
     """The columns of a record kind, common ones first, in declaration order."""
     info = inspect.type_info(record)
     assert isinstance(info, inspect.StructType)
-    return [_column(field) for field in info.fields]
+    return tuple(_column(field) for field in info.fields)
 
 
 def table_name(record: type[Record]) -> str:
@@ -66,6 +68,7 @@ def ddl(record: type[Record]) -> str:
     return f"CREATE TABLE IF NOT EXISTS {table_name(record)} (\n    {body}\n)"
 
 
+@cache
 def arrow_schema(record: type[Record]) -> "pyarrow.Schema":
     """The Arrow schema of a batch of records; JSON travels as text."""
     import pyarrow  # here, so that the gateway's process never loads it

@@ -44,8 +44,11 @@ class Status(enum.StrEnum):
 UsageSource = Literal["reported", "counted", "estimated"]
 
 
-class Record(msgspec.Struct, kw_only=True, tag_field="kind"):
-    """What every record carries. Mutable only so that the spool can stamp ``producer`` and ``seq`` without a copy."""
+class Record(msgspec.Struct, kw_only=True, tag_field="kind", gc=False):
+    """What every record carries. Mutable only so that the spool can stamp ``producer`` and ``seq`` without a copy.
+
+    The collector of cycles leaves records alone: thousands are alive at a time, and none can refer to another.
+    """
 
     id: Annotated[str, Meta(description="unique id of the record")]
     time: Annotated[int, Meta(description="when it happened, UTC nanoseconds")]
@@ -227,8 +230,17 @@ def decode(payload: bytes | memoryview) -> AnyRecord:
         NewerRecord: its schema version is above `SCHEMA`, or its kind is not known here.
         msgspec.DecodeError: it is no record, or a field has the wrong type (`msgspec.ValidationError`).
     """
-    header = _header_decoder.decode(payload)
-    if header.schema > SCHEMA or header.kind not in KINDS:
-        raise NewerRecord(f"a {header.kind!r} of schema {header.schema}; this release reads schema {SCHEMA}")
-    record: AnyRecord = _decoder.decode(payload)
+    try:
+        record: AnyRecord = _decoder.decode(payload)
+    except msgspec.DecodeError:
+        header = _header_decoder.decode(payload)
+        if header.schema > SCHEMA or header.kind not in KINDS:
+            raise _newer(header.kind, header.schema) from None
+        raise
+    if record.schema > SCHEMA:
+        raise _newer(record.__struct_config__.tag, record.schema)
     return record
+
+
+def _newer(kind: object, schema: int) -> NewerRecord:
+    return NewerRecord(f"a {kind!r} of schema {schema}; this release reads schema {SCHEMA}")

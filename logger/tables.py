@@ -2,6 +2,7 @@
 """Records as Arrow tables on their way into DuckDB, and what about a record keeps it from becoming one."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import duckdb
 import msgspec
@@ -19,13 +20,13 @@ def arrow_table(kind: type[Record], records: Sequence[Record], first_cursor: int
         pyarrow.ArrowInvalid, OverflowError: a number does not fit its column.
     """
     schema = arrow_schema(kind)
-    arrays = [
-        pyarrow.array([getattr(record, name) for record in records], schema.field(name).type) for name in schema.names
-    ]
+    values = zip(*map(msgspec.structs.astuple, records), strict=True)
+    arrays = [pyarrow.array(column, field.type) for column, field in zip(values, schema, strict=True)]
     cursors = pyarrow.array(range(first_cursor, first_cursor + len(records)), pyarrow.int64())
     return pyarrow.Table.from_arrays([cursors, *arrays], [CURSOR, *schema.names])
 
 
+@cache
 def insert_statement(kind: type[Record], source: str) -> str:
     """Takes the rows of the registered table ``source`` into the store's table; JSON text becomes VARIANT."""
     known = columns(kind)

@@ -103,13 +103,14 @@ def _stages(settings: Settings, role: Role, store: Store | None) -> list[Stage]:
         if store is None:
             raise SettingsError("the role ship needs log.kafka: without a broker nothing is shipped")
         return [DirectIngester(store, spool, settings.log)]
+    try:
+        from logger.consume import KafkaIngester  # here: kafka-python is an extra
+        from logger.ship import Shipper
+    except ModuleNotFoundError as error:
+        raise SettingsError("log.kafka needs the kafka extra: pip install 'millrace[kafka]'") from error
     if role != "ingest":
-        from logger.ship import Shipper  # here: kafka-python is an extra
-
         stages.append(Shipper(spool, kafka, settings.log.spool))
     if store is not None:
-        from logger.consume import KafkaIngester
-
         stages.append(KafkaIngester(store, kafka, settings.log.store))
     return stages
 

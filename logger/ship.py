@@ -29,11 +29,12 @@ from contract.settings import Kafka, SpoolSettings
 from logger.blocks import within
 from logger.faults import reach
 from logger.frames import HEADER, frame
-from logger.kafka import BLOCK_BYTES, FIRST_SEQ, MAX_MESSAGE, attempts, connection_options, ensure_topic
+from logger.kafka import BLOCK_BYTES, FIRST_SEQ, MAX_MESSAGE, attempts, connection_options
 from logger.reader import Entry
 from logger.shipped import Position, position_after, read_position, write_position
 from logger.stage import Lag, describe
 from logger.tail import Tail, measure, producer_folders
+from logger.topic import UnfitTopic, ensure_topic
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +101,9 @@ class Shipper:
                     producer.close(timeout=0)
             except REFUSALS as error:
                 log.warning("the broker refuses a block for its size: %s", describe(error))
-            except (KafkaError, OSError) as error:
+            except (KafkaError, OSError, UnfitTopic) as error:
                 self.errors["broker"] = describe(error)
-                log.warning("the broker is away, trying again: %s", describe(error))
+                log.warning("nothing is shipped now, trying again: %s", describe(error))
                 self._look()
                 wait()
             finally:

@@ -14,10 +14,11 @@ from contract.records import Invocation, Record, decode
 from contract.settings import Kafka, SpoolSettings
 from logger import ship
 from logger.frames import unpack_block
-from logger.kafka import MAX_MESSAGE
+from logger.kafka import BLOCK_BYTES, MAX_MESSAGE
 from logger.segments import first_seqs, segment_path
 from logger.ship import Shipper
 from logger.spool import Producer, Spool, claim_producer
+from logger.tail import producer_folders
 from tests.logger.process import until
 from tests.logger.records import invocation, label
 
@@ -29,9 +30,21 @@ class Broker:
         self.bound = bound
         self.taken: dict[str, dict[int, Record]] = {}
         self.on_send: Callable[[], None] = lambda: None
+        self.silent = False
+        """Takes blocks and does not say so."""
+        self.unanswered: list[tuple[Future, int]] = []
+        """What it has not acknowledged, with its bytes."""
+        self.options: dict[str, Any] = {}
 
-    def connect(self, **_options: Any) -> "Connection":
+    def connect(self, **options: Any) -> "Connection":
+        self.options = options
         return Connection(self)
+
+    def answer(self) -> None:
+        """Acknowledges everything, from now on at once."""
+        self.silent = False
+        for future, _ in self.unanswered:
+            future.success(None)
 
     def ids(self, producer: Producer) -> list[str]:
         return [record.id for _, record in sorted(self.taken.get(producer.name, {}).items())]
@@ -54,6 +67,9 @@ class Connection:
             return future.failure(MessageSizeTooLargeError())
         taken = self._broker.taken.setdefault(key.decode(), {})
         taken |= {seq: decode(payload) for seq, payload in enumerate(unpack_block(value), first)}
+        if self._broker.silent:
+            self._broker.unanswered.append((future, len(value)))
+            return future
         return future.success(None)
 
     def flush(self, timeout: float) -> None: ...
@@ -85,9 +101,9 @@ def write(producer: Producer, *records: Record) -> None:
     spool.close()
 
 
-def shipped(folder: Path, done: Callable[[Shipper], bool]) -> Shipper:
+def shipped(folder: Path, done: Callable[[Shipper], bool], **kafka: Any) -> Shipper:
     """A shipper that ran until ``done``."""
-    shipper, stop = Shipper(folder, Kafka(bootstrap=["nowhere:9"]), SpoolSettings()), threading.Event()
+    shipper, stop = Shipper(folder, Kafka(bootstrap=["nowhere:9"], **kafka), SpoolSettings()), threading.Event()
     thread = threading.Thread(target=shipper.run, args=(stop,))
     thread.start()
     try:
@@ -113,6 +129,39 @@ def test_what_is_sent_is_on_the_disk_first(
     broker.on_send = lambda: happened.append("sent")
     shipped(tmp_path, lambda _: len(broker.ids(producers[0])) == 3)
     assert happened[:2] == [str(segment_path(producers[0].folder, 0)), "sent"]
+
+
+def test_every_replica_acknowledges_a_block_and_none_is_there_twice_by_its_own_retries(
+    tmp_path: Path, broker: Broker, producers: list[Producer]
+) -> None:
+    write(producers[0], invocation("inv_a"))
+    shipped(tmp_path, lambda _: len(broker.ids(producers[0])) == 1)
+    assert (broker.options["acks"], broker.options["enable_idempotence"]) == ("all", True)
+
+
+def test_no_more_is_under_way_than_the_cap_and_no_position_is_saved_before_its_acknowledgement(
+    tmp_path: Path, broker: Broker, producers: list[Producer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.silent, cap, full = True, 2**17, [0]  # rounds of the shipper since it reached the cap
+    for producer in producers:
+        write(producer, *(invocation(f"inv_{n}", messages=f'"{"x" * 20_000}"') for n in range(20)))
+
+    def counted(spool: Path) -> Iterator[Path]:
+        full[0] += sum(size for _, size in broker.unanswered) >= cap
+        return producer_folders(spool)
+
+    def arrived(_shipper: Shipper) -> bool:
+        if broker.silent and full[0] > 10:
+            assert sum(size for _, size in broker.unanswered) < cap + BLOCK_BYTES
+            assert not any((producer.folder / "shipped").exists() for producer in producers)
+            broker.answer()
+        return not broker.silent and all(
+            (producer.folder / "shipped").exists() and len(broker.ids(producer)) == 20 for producer in producers
+        )
+
+    monkeypatch.setattr(ship, "producer_folders", counted)
+    shipped(tmp_path, arrived, max_in_flight=cap)
+    assert {(producer.folder / "shipped").read_text() for producer in producers} == {"20 inv_19"}
 
 
 def test_another_spool_in_the_place_of_the_one_that_was_shipped_is_an_error(

@@ -45,7 +45,7 @@ def free_port() -> int:
 class Gateway:
     """`serve` in a process of its own."""
 
-    def __init__(self, folder: Path, engine: FakeEngine, workers: int, more: str = "") -> None:
+    def __init__(self, folder: Path, engine: FakeEngine, workers: int, more: str = "", log: str = "") -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.engine = engine
@@ -57,6 +57,7 @@ class Gateway:
             textwrap.dedent(f"""
             data_dir: {folder / "data"}
             gateway: {{port: {self.port}, workers: {workers}, {more}}}
+            log: {{{log}}}
             engines: [{{name: small, base_model: base, url: "{engine.url}"}}]
             models:
               plain: {{engine: small, price: {{input: 0.5, cached_input: 0.1, output: 2}}}}
@@ -97,8 +98,10 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, engine: FakeEngine, workers: int = 1, more: str = "") -> AsyncIterator[Gateway]:
-    gateway = Gateway(folder, engine, workers, more)
+async def running(
+    folder: Path, engine: FakeEngine, workers: int = 1, more: str = "", log: str = ""
+) -> AsyncIterator[Gateway]:
+    gateway = Gateway(folder, engine, workers, more, log)
     await gateway.start()
     try:
         yield gateway
@@ -142,6 +145,15 @@ def test_a_spool_that_cannot_be_used_is_a_clear_error(tmp_path: Path, workers: i
     last = done.stderr.splitlines()[-1]
     assert last.startswith(("contract.errors.OperatorError", "contract.errors.SpoolError"))
     assert "copy of 0.seg is no segment of ours" in last
+
+
+async def test_a_broker_that_is_away_keeps_no_gateway_from_starting_and_serving(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    async with running(tmp_path, engine, log=f"kafka: {{bootstrap: ['127.0.0.1:{free_port()}']}}") as gateway:
+        async with gateway.client() as client:
+            answer = await client.chat.completions.create(model="plain", messages=ASK)
+        assert [f"chatcmpl-{record.id}" for record in gateway.invocations()] == [answer.id]
 
 
 async def test_a_worker_killed_in_a_stream_leaves_an_interrupted_record(engine: FakeEngine, tmp_path: Path) -> None:
@@ -257,7 +269,7 @@ async def page(gateway: Gateway) -> str:
 
 
 def test_the_gateway_loads_nothing_heavy() -> None:
-    heavy = ("torch", "transformers", "trl", "vllm", "duckdb", "pyarrow", "litellm")
+    heavy = ("torch", "transformers", "trl", "vllm", "duckdb", "pyarrow", "litellm", "kafka")
     code = f"import sys, gateway.server; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

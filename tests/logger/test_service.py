@@ -2,6 +2,7 @@
 import json
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pyarrow.parquet
 import pytest
 
 from contract.datasets import DatasetOrder
-from contract.errors import AuthenticationFailed, InvalidRequest, Overloaded
+from contract.errors import AuthenticationFailed, InvalidRequest, Overloaded, SettingsError
 from contract.records import Charge, Status, TrainingStep
-from contract.settings import Filter, MetadataFilter, SpoolSettings, StoreSettings
+from contract.settings import Filter, Kafka, LogSettings, MetadataFilter, Settings, SpoolSettings, StoreSettings
 from logger.client import LoggerClient
+from logger.service import _stages
 from logger.spool import Spool, claim_producer
+from logger.stage import nowhere
 from logger.store import Store
 from tests.logger.process import Logger, until
 from tests.logger.records import invocation, label
@@ -269,6 +272,19 @@ def test_the_role_ship_needs_a_broker(tmp_path: Path) -> None:
     refused = Logger(tmp_path, role="ship")
     assert refused.wait() == 1
     assert "the role ship needs log.kafka" in refused.said()
+
+
+def test_a_broker_without_the_extra_that_speaks_to_it_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {"kafka", *(name for name in sys.modules if name.startswith("kafka."))}:
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("consume", "kafka", "ship", "topic"):
+        monkeypatch.delitem(sys.modules, f"logger.{name}", raising=False)
+        monkeypatch.delattr(f"logger.{name}", raising=False)
+    settings = Settings(data_dir=tmp_path, log=LogSettings(kafka=Kafka(bootstrap=["127.0.0.1:9"])))
+    with pytest.raises(SettingsError, match=r"log\.kafka needs the kafka extra: pip install 'millrace\[kafka\]'"):
+        _stages(settings, "ship", None, nowhere)
 
 
 def test_a_damaged_spool_stops_its_producer_alone_and_shows(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from contract.errors import SpoolError
 from contract.settings import Kafka, StoreSettings
 from logger.batch import DeadLetter, Gap
 from logger.commit import Committer
-from logger.kafka import attempts, connection_options, read_block
+from logger.kafka import attempts, connection_options, describe_broker, read_block
 from logger.stage import Lag, describe
 from logger.store import Store
 
@@ -75,8 +75,8 @@ class KafkaIngester:
                 finally:
                     consumer.close(autocommit=False)
             except KafkaError as error:
-                self.errors["broker"] = describe(error)
-                log.warning("the broker is away, trying again: %s", describe(error))
+                self.errors["broker"] = describe_broker(error)
+                log.warning("nothing is read now, trying again: %s", self.errors["broker"])
             self._commit(patient=False)
             if not stop.is_set():
                 wait()

@@ -5,13 +5,17 @@ A message is a block: framed records of one producer, in order. Its key is the p
 them; its header ``first_seq`` is the position of the first.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kafka.errors import KafkaTimeoutError
+
 from contract.errors import SettingsError
 from contract.settings import Kafka
 from logger.frames import MAX_PAYLOAD, unpack_block
+from logger.stage import describe
 
 BLOCK_BYTES = 64 * 2**10
 """A block is filled up to this; a longer record has one of its own."""
@@ -43,6 +47,30 @@ def connection_options(kafka: Kafka) -> dict[str, Any]:
         if not name.startswith(_OPTIONS):
             raise SettingsError(f"log.kafka.options.{name}: only {', '.join(_OPTIONS)} options may be set")
     return {"bootstrap_servers": kafka.bootstrap, "bootstrap_timeout_ms": 5000, **kafka.options}
+
+
+class _Causes(logging.Handler):
+    """Why the library cannot connect: it raises a timeout, and tells the cause to its log alone."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last = ""
+        logging.getLogger("kafka.net.manager").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps what is said of the last connection that failed."""
+        message = record.getMessage()
+        if message.startswith("Bootstrap connection"):
+            self.last = message
+
+
+_causes = _Causes()
+
+
+def describe_broker(error: Exception) -> str:
+    """An error of the broker's as /health shows it, with what keeps us from connecting."""
+    cause = _causes.last if isinstance(error, KafkaTimeoutError) else ""
+    return f"{describe(error)}; {cause}" if cause else describe(error)
 
 
 def read_block(key: bytes | None, headers: list[tuple[str, bytes]], value: bytes | None) -> Block:

@@ -29,7 +29,7 @@ from contract.settings import Kafka, SpoolSettings
 from logger.blocks import within
 from logger.faults import reach
 from logger.frames import HEADER, frame
-from logger.kafka import BLOCK_BYTES, FIRST_SEQ, MAX_MESSAGE, attempts, connection_options
+from logger.kafka import BLOCK_BYTES, FIRST_SEQ, MAX_MESSAGE, attempts, connection_options, describe_broker
 from logger.reader import Entry
 from logger.shipped import Position, position_after, read_position, write_position
 from logger.stage import Lag, describe
@@ -102,8 +102,8 @@ class Shipper:
             except REFUSALS as error:
                 log.warning("the broker refuses a block for its size: %s", describe(error))
             except (KafkaError, OSError, UnfitTopic) as error:
-                self.errors["broker"] = describe(error)
-                log.warning("nothing is shipped now, trying again: %s", describe(error))
+                self.errors["broker"] = describe_broker(error)
+                log.warning("nothing is shipped now, trying again: %s", self.errors["broker"])
                 self._look()
                 wait()
             finally:

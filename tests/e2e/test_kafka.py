@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from contract.records import Invocation
-from contract.settings import SpoolSettings, StoreSettings
+from contract.settings import Kafka, SpoolSettings, StoreSettings
 from logger.frames import frame
+from logger.kafka import ENVELOPE_BYTES
 from logger.queries import page
 from logger.segments import first_seqs
 from logger.spool import Spool, claim_producer
 from logger.store import Store
+from logger.topic import _WANTED, _settings, ensure_topic
 from tests.e2e.broker import Broker
-from tests.logger.process import Logger, until
+from tests.e2e.gate import Gate
+from tests.logger.process import Logger, free_port, until
 from tests.logger.records import invocation
 
 pytestmark = pytest.mark.timeout(600)
@@ -159,6 +164,17 @@ def test_foreign_messages_are_set_aside_and_a_gap_stops_its_producer_until_it_cl
     assert "kafka:gap:0 offset 1: a message without a producer" in letter
 
 
+def test_the_topic_is_made_with_the_settings_of_a_log(broker: Broker) -> None:
+    from kafka import KafkaAdminClient
+
+    kafka = Kafka(bootstrap=[broker.address], topic="made")
+    assert ensure_topic(kafka) == ensure_topic(kafka) == 16 * 2**20 - ENVELOPE_BYTES
+    admin = KafkaAdminClient(bootstrap_servers=[broker.address])
+    found = _settings(admin, "made")
+    admin.close()
+    assert {**_WANTED, "min.insync.replicas": "1", "replicas": "1"}.items() <= found.items()
+
+
 def encoded(name: str, seq: int) -> bytes:
     from contract.records import encode
 
@@ -170,3 +186,48 @@ def test_options_that_are_ours_to_set_are_refused(tmp_path: Path, option: str) -
     logger = Logger(tmp_path, log={"kafka": f'{{bootstrap: ["127.0.0.1:9"], options: {{{option}: "1"}}}}'})
     assert logger.wait() == 1
     assert f"log.kafka.options.{option}: only security_protocol" in logger.said()
+
+
+@pytest.fixture(scope="module")
+def gate(broker_folder: Path) -> Iterator[Gate]:
+    """A broker that is met over TLS and with a password alone."""
+    port = free_port()
+    made = Gate(broker_folder, ("127.0.0.1", port), "millrace", "open sesame")
+    broker = Broker(broker_folder, port, made.port)
+    broker.start()
+    yield made
+    made.close()
+    broker.stop()
+
+
+def secured(gate: Gate, topic: str, **changed: str) -> str:
+    options = {
+        "security_protocol": "SASL_SSL", "ssl_cafile": str(gate.authority), "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": "millrace", "sasl_plain_password": "open sesame",
+    }  # fmt: skip
+    return json.dumps({"bootstrap": [f"127.0.0.1:{gate.port}"], "topic": topic, "options": options | changed})
+
+
+def test_records_cross_a_broker_that_asks_for_tls_and_a_password(tmp_path: Path, gate: Gate) -> None:
+    write(tmp_path, 0, 300)
+    logger = Logger(tmp_path, log={"kafka": secured(gate, "secured")})
+    until(lambda: logger.health().get("cursor") == 300 and not logger.errors(), what="ingestion")
+    assert logger.stop() == 0 and gate.let_in >= 3, "one to make the topic, one to ship, one to read"
+    assert ids(tmp_path) == [f"inv_gateway_{n}" for n in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sasl_plain_password": "wrong"}, "SaslAuthenticationFailedError"),
+        ({"ssl_cafile": ""}, "CERTIFICATE_VERIFY_FAILED"),
+    ],
+)
+def test_a_broker_that_is_not_trusted_or_does_not_trust_us_is_an_error_that_says_so(
+    tmp_path: Path, gate: Gate, changed: dict[str, str], said: str
+) -> None:
+    before = gate.let_in
+    write(tmp_path, 0, 1)
+    logger = Logger(tmp_path, log={"kafka": secured(gate, "refused", **changed)})
+    until(lambda: said in logger.errors().get("broker", ""), what="the error")
+    assert gate.let_in == before and logger.stop() == 0

@@ -19,7 +19,6 @@ from contract.settings import Filter, Kafka, LogSettings, MetadataFilter, Settin
 from logger.client import LoggerClient
 from logger.service import _stages
 from logger.spool import Spool, claim_producer
-from logger.stage import nowhere
 from logger.store import Store
 from tests.logger.process import Logger, until
 from tests.logger.records import invocation, label
@@ -284,7 +283,7 @@ def test_a_broker_without_the_extra_that_speaks_to_it_is_a_clear_error(
         monkeypatch.delattr(f"logger.{name}", raising=False)
     settings = Settings(data_dir=tmp_path, log=LogSettings(kafka=Kafka(bootstrap=["127.0.0.1:9"])))
     with pytest.raises(SettingsError, match=r"log\.kafka needs the kafka extra: pip install 'millrace\[kafka\]'"):
-        _stages(settings, "ship", None, nowhere)
+        _stages(settings, "ship", None)
 
 
 def test_a_damaged_spool_stops_its_producer_alone_and_shows(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from logger.faults import reach
 from logger.segments import first_seqs, segment_path, sync_folder
 
-SYNC_SECONDS = 0.05
 PROBE = b"\1" * 2**16
 """As much as a long record takes. It reads as the beginning of a longer one, which a reader waits for the rest of."""
 
@@ -17,7 +16,9 @@ PROBE = b"\1" * 2**16
 class SegmentWriter:
     """Appends to the newest segment and starts a new one at ``segment_bytes``. For one thread."""
 
-    def __init__(self, folder: Path, next_seq: int, segment_bytes: int, *, durable: bool, background: bool) -> None:
+    def __init__(
+        self, folder: Path, next_seq: int, segment_bytes: int, *, durable: bool, sync_every: float | None
+    ) -> None:
         """Goes on with the newest segment.
 
         Args:
@@ -25,7 +26,7 @@ class SegmentWriter:
             next_seq: position of the next record.
             segment_bytes: size that no segment passes, unless one record alone does.
             durable: a full segment is fsynced before the next one begins.
-            background: a thread of ours fsyncs what is new every `SYNC_SECONDS`.
+            sync_every: seconds after which a thread of ours fsyncs what is new; None: it does not.
         """
         self._folder = folder
         self._segment_bytes = segment_bytes
@@ -40,7 +41,8 @@ class SegmentWriter:
         """Of an fsync in the background, or of a segment that is gone: what is lost is not known, so nothing more is
         written."""
         self._thread = threading.Thread(target=self._sync_often, name=f"sync-{folder.name}", daemon=True)
-        if background:
+        self._sync_every = sync_every
+        if sync_every is not None:
             self._thread.start()
 
     def write(self, frame: memoryview, seq: int) -> None:
@@ -131,7 +133,7 @@ class SegmentWriter:
     def _sync_often(self) -> None:
         while not self._stopping.is_set():
             self._new.wait()
-            self._stopping.wait(SYNC_SECONDS)  # let more come in: one fsync is for all of them
+            self._stopping.wait(self._sync_every)  # let more come in: one fsync is for all of them
             self._new.clear()
             with self._lock:
                 try:

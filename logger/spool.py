@@ -86,7 +86,7 @@ class Spool:
                 # At most a quarter of the bound: a spool that fits in one segment could never be emptied.
                 min(settings.segment_bytes, settings.max_bytes // 4),
                 durable=settings.durability != "process",
-                background=settings.durability == "batch",
+                sync_every=settings.sync_every if settings.durability == "batch" else None,
             )
         except OSError as error:
             raise self._failure(error) from error

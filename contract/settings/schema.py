@@ -114,7 +114,10 @@ class SpoolSettings(Section):
     max_bytes: Bytes = Field(4 * 2**30, ge=2**20, description="on disk, per producer")
     segment_bytes: Bytes = Field(64 * 2**20, ge=2**16, description="size at which a new segment starts")
     durability: Literal["process", "batch", "request"] = Field(
-        "process", description="survives the death of the process; fsync every 50 ms; fsync before the last byte"
+        "process", description="survives the death of the process; fsync every `sync_every`; fsync before the last byte"
+    )
+    sync_every: Seconds = Field(
+        0.05, ge=0.001, le=60, description="with durability `batch`: what the death of the machine may take"
     )
     when_full: Literal["refuse", "drop_payload", "drop"] = Field(
         "refuse", description="answer 503; keep the meter part only; drop the record and count it"

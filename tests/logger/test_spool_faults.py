@@ -3,6 +3,7 @@
 
 import resource
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,26 @@ def test_a_failed_fsync_in_the_background_is_told(producer: Producer) -> None:
         spool._segment._thread.join()
     spool.retry()
     assert "cannot write the spool" in str(spool.failure)
+    spool.close()
+
+
+@pytest.mark.parametrize("sync_every", [0.001, 60.0])
+def test_a_batch_is_synced_when_it_is_as_old_as_the_setting_says(producer: Producer, sync_every: float) -> None:
+    spool = Spool(producer, SMALL.model_copy(update={"durability": "batch", "sync_every": sync_every}))
+    synced, waited = threading.Event(), []
+    stopping, sync = spool._segment._stopping, spool._segment.sync
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        return threading.Event.wait(stopping, 0)
+
+    def noted() -> None:
+        sync()
+        synced.set()
+
+    stopping.wait, spool._segment.sync = wait, noted  # type: ignore[method-assign,assignment]
+    spool.append(invocation("inv_a"))
+    assert synced.wait(60) and waited[0] == sync_every
     spool.close()
 
 

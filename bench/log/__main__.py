@@ -4,7 +4,8 @@
 Usage: python -m bench.log [--only PART ...] [--rounds N] [--seconds S] [--busy SHARE]
 
 Parts: ``append``, microseconds for each durability; ``direct``, records a second from spool to DuckDB; ``broker``, the
-same through a real broker over TCP; ``beside``, a gateway under full load with the logger stopped and at work. Each
+same through a real broker over TCP; ``beside``, a gateway under full load with the logger stopped and at work; and
+``clients``, kafka-python beside confluent-kafka, only where it is named, as the latter has to be installed first. Each
 stands for itself: what is not measured now keeps the figures it had. On a busy machine it refuses.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 from bench import busy
 from bench.log import roads
 from bench.log.beside import beside
+from bench.log.clients import clients
 from bench.log.records import average_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +34,7 @@ PARTS = ("append", "direct", "broker", "beside")
 def main() -> None:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(prog="python -m bench.log")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=(*PARTS, "clients"), default=PARTS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of load, where a gateway has some")
     busy.add_argument(parser)
@@ -54,7 +56,7 @@ def _measure(part: str, rounds: int, seconds: int, others: busy.Others) -> dict[
         return {how: _median(partial(roads.append, durability=how), rounds, others) for how in roads.APPENDS}
     if part == "beside":
         return _once(lambda at: beside(at, rounds, seconds, others))
-    return _median({"direct": roads.direct, "broker": roads.through_broker}[part], rounds, others)
+    return _median({"direct": roads.direct, "broker": roads.through_broker, "clients": clients}[part], rounds, others)
 
 
 def _median(measure: Callable[[Path], roads.Figures], rounds: int, others: busy.Others) -> roads.Figures:

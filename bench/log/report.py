@@ -37,7 +37,23 @@ def log_table() -> str:
     return "\n".join(["| | measured | goal |", "| --- | --- | --- |", *lines, "", said])
 
 
-PARTS: dict[str, Callable[[], str]] = {"log": log_table}
+def clients_table() -> str:
+    """Each client of Kafka alone, in blocks."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text())["clients"]
+    lines = []
+    for title, name in (("kafka-python", "kafka_python"), ("confluent-kafka", "confluent")):
+        cells = [
+            f"{found[f'{name}_{verb}_per_second']:,.0f}/s, {found[f'{name}_{verb}_cpu_us']:.1f} µs"
+            for verb in ("produce", "consume")
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    said = (
+        f"Records of {found['record_bytes']:,} bytes. Others used up to {found['others']:.0%} of the machine meanwhile."
+    )
+    return "\n".join(["| | produced | read |", "| --- | --- | --- |", *lines, "", said])
+
+
+PARTS: dict[str, Callable[[], str]] = {"log": log_table, "clients": clients_table}
 
 
 def _road(figures: dict[str, float]) -> str:

@@ -181,6 +181,10 @@ def _derived(store: Store) -> APIRouter:
     def _figures(body: DatasetOrder) -> Response:
         return _json(dataset.figures(store, body))
 
+    @router.get("/dead_letters")
+    def _dead_letters(query: Annotated[Paging, Query()]) -> Response:
+        return _json({"rows": queries.newest_dead_letters(store, query.limit)})
+
     @router.get("/usage")
     def _usage(query: Annotated[UsageQuery, Query()]) -> Response:
         return _json({"rows": ledger.usage(store, **query.model_dump())})

@@ -278,6 +278,11 @@ class LoggerClient:
         """
         return await self._post("/v1/export", {"kind": kind, "format": format, "path": path})
 
+    async def dead_letters(self, limit: int = 100) -> list[Row]:
+        """The newest records that the store could not take whole, as they came (Base64), with the reason of each."""
+        found: list[Row] = (await self._get("/v1/dead_letters", limit=limit))["rows"]
+        return found
+
     async def health(self) -> Row:
         """How the logger is: ``producers`` with records, bytes and seconds behind, dead letters, orphans, errors."""
         found: Row = await self._get("/health")

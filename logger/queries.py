@@ -91,6 +91,21 @@ def dead_letters(store: Store) -> int:
     return int(store.fetch("SELECT count(*) AS letters FROM dead_letters")[0]["letters"])
 
 
+def newest_dead_letters(store: Store, limit: int) -> list[Row]:
+    """The last of them, oldest first: ``{"producer", "seq", "time", "reason", "payload"}``, the payload in Base64.
+
+    A message of the topic that is no block of ours has the position -1.
+    """
+    return store.fetch(
+        """
+        SELECT producer, seq, time, reason, to_base64(payload) AS payload FROM (
+            SELECT * FROM dead_letters ORDER BY time DESC, producer DESC, seq DESC LIMIT ?
+        ) ORDER BY time, producer, seq
+        """,
+        [min(limit, MAX_ROWS)],
+    )
+
+
 def positions(store: Store) -> list[Row]:
     """``{"producer", "next_seq"}`` of every producer: what is committed."""
     return store.fetch("SELECT producer, next_seq FROM producers ORDER BY producer")

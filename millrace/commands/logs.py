@@ -2,8 +2,10 @@
 """`millrace logs` and `millrace usage`: what was asked, what was answered, what it cost."""
 
 import asyncio
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -61,6 +63,33 @@ def tail(
         ("id", "version", "status", "prompt", "completion", "cost", "ms"),
         as_json,
         "the log is empty",
+    )
+
+
+@app.command()
+def dead(
+    count: Annotated[int, typer.Option("--count", "-n", help="How many.")] = 20,
+    config: Config = None,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest records that the log could not take whole, and why."""
+    rows = ask(read_settings(config, overrides), lambda client: client.dead_letters(count))
+    lines = [
+        {
+            "time": datetime.fromtimestamp(row["time"] / 1e9, UTC).isoformat(timespec="seconds"),
+            "producer": row["producer"],
+            "seq": row["seq"],
+            "bytes": len(b64decode(row["payload"])),
+            "reason": row["reason"],
+        }
+        for row in rows
+    ]
+    show(
+        rows if as_json else lines,
+        ("time", "producer", "seq", "bytes", "reason"),
+        as_json,
+        "every record was taken whole",
     )
 
 

@@ -65,6 +65,10 @@ async def client(logger: Logger) -> AsyncIterator[LoggerClient]:
         yield opened
 
 
+async def test_what_was_not_taken_whole_is_listed(client: LoggerClient) -> None:
+    assert await client.dead_letters() == []
+
+
 async def ready(client: LoggerClient, logger: Logger, rows: int = 43) -> None:
     import asyncio
 

@@ -36,6 +36,10 @@ class Log:
     async def invocation(self, identifier: str) -> dict[str, Any] | None:
         return {"id": ID} if identifier == ID else None
 
+    async def dead_letters(self, _limit: int) -> list[dict[str, Any]]:
+        letter = {"producer": "gateway-0", "seq": 7, "time": 0, "reason": "JSON is malformed", "payload": "wSAx"}
+        return [letter]
+
     async def usage(self, group_by: list[str]) -> list[dict[str, Any]]:
         sums = {"requests": 1, "unmetered": 1, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
         return [{"alias": f"nobody-{n}", "version": "", **sums, "cost": 0} for n in range(3)]
@@ -65,6 +69,14 @@ def test_a_listing_is_a_line_for_each_row_and_cuts_nothing(config: Path) -> None
     assert head.split() == ["id", "version", "status", "prompt", "completion", "cost", "ms"]
     assert line.split() == [ID, "triage-of-the-north@0123456789ab", "interrupted", "30", "2", "$0.000000007", "10"]
     assert head.index("status") == line.index("interrupted")
+
+
+def test_what_the_log_could_not_take_is_listed_with_its_reason(config: Path) -> None:
+    head, line = printed("logs", "dead", "--config", config).splitlines()
+    assert head.split() == ["time", "producer", "seq", "bytes", "reason"]
+    assert line.split(maxsplit=4) == ["1970-01-01T00:00:00+00:00", "gateway-0", "7", "3", "JSON is malformed"]
+    (row,) = json.loads(printed("logs", "dead", "--config", config, "--json"))
+    assert row["payload"] == "wSAx"
 
 
 def test_the_usage_of_names_that_clients_invent_is_one_line(config: Path) -> None:

@@ -167,7 +167,9 @@ async def post_feedback(request: Request) -> dict[str, Any]:
     """Writes down what a user said."""
     worker, key = worker_of(request), key_of(request)
     body = await body_of(request)
-    record = parse_feedback(body, worker.settings.log.feedback, key.project, worker.secret, time.time_ns())
+    metrics = worker.settings.log.feedback
+    record = parse_feedback(body, metrics, key.project, worker.secret, time.time_ns())
+    record = worker.policies.of(key.project).feedback(record, metrics[record.metric])
     worker.spool.append(record)
     return as_answer(record)
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 import pytest
 from typer.testing import CliRunner
 
+from contract.errors import SettingsError
 from millrace.cli import app
 from millrace.commands import logs
 
@@ -82,3 +83,20 @@ def test_a_model_of_a_provider_is_listed_with_the_providers_name_of_it(config: P
         {"model": "mini", "engine": "far", "version": "gpt-4o-mini"},
         {"model": "small", "engine": "e", "version": "small"},
     ]
+
+
+def test_a_payload_policy_is_shown_and_changed(config: Path) -> None:
+    def policy(*arguments: str) -> Any:
+        return json.loads(printed("logs", "policy", *arguments, "--json", "--config", config))
+
+    assert policy() == [{"project": "*", "payload": "on"}]
+    assert policy("p", "{payload: sampled, sample: 0.2}") == [{"project": "p", "payload": "sampled", "sample": 0.2}]
+    assert policy("other") == [{"project": "other", "payload": "on"}]
+    assert len(policy()) == 2
+    assert "sampled  0.2" in printed("logs", "policy", "--config", config)
+
+
+@pytest.mark.parametrize("policy", ["{payload: some}", "{payload: off, tokens: true}", "off", "{"])
+def test_a_payload_policy_that_cannot_be_is_refused(config: Path, policy: str) -> None:
+    done = CliRunner().invoke(app, ["logs", "policy", "p", policy, "--config", str(config)])
+    assert isinstance(done.exception, SettingsError) and "the policy" in done.exception.message

@@ -24,6 +24,7 @@ LARGE = 2**17
 """Bytes of a prompt from which on it is looked through in a thread, while the engine works: about 2 ms."""
 UNREADABLE = "redaction"
 """The reason for which a payload is dropped that could not be looked through."""
+NO_WORDS = '""'
 _WRITTEN = frozenset({"label", "comment", "demonstration"})
 _threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="redaction")
 
@@ -57,12 +58,12 @@ class Keeping:
         return None if self._hiding is None else Redacting(self._hiding)
 
     def feedback(self, record: Feedback, metric: FeedbackMetric) -> Feedback:
-        """What is kept of an opinion. What was written in free words is text; its value is then null."""
+        """What is kept of an opinion: where no text is, that there was one in words, with an empty value."""
         written = metric.type in _WRITTEN and metric.values is None
         if not self.holds and written:
-            record.value = "null"
+            record.value = NO_WORDS
         if self._hiding is not None:
-            record.value = (self._hiding.json(record.value) or "null") if written else record.value
+            record.value = (self._hiding.json(record.value) or NO_WORDS) if written else record.value
             record.author = self._hiding.name(record.author)
             record.conversation = self._hiding.name(record.conversation)
         return record

@@ -32,6 +32,7 @@ from contract.errors import (
     NotFound,
     OperatorError,
     Overloaded,
+    StorageFull,
 )
 from contract.ids import new_id
 from contract.money import NANO
@@ -48,6 +49,7 @@ from gateway.relay import relay
 from gateway.rendering import error_headers
 from gateway.worker import Worker
 from logger.client import LoggerClient
+from logger.spool import DROPPED
 
 MODELS, FEEDBACK = "/v1/models", "/v1/feedback"
 OPERATIONS = ("/health", "/ready", "/metrics", "/version", openapi.PATH)
@@ -170,7 +172,8 @@ async def post_feedback(request: Request) -> dict[str, Any]:
     metrics = worker.settings.log.feedback
     record = parse_feedback(body, metrics, key.project, worker.secret, time.time_ns())
     record = worker.policies.of(key.project).feedback(record, metrics[record.metric])
-    worker.spool.append(record)
+    if worker.spool.append(record) == DROPPED:
+        raise StorageFull("the log's spool has no room for this feedback", retry_after=1.0)
     return as_answer(record)
 
 

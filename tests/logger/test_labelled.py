@@ -208,3 +208,17 @@ def test_a_stream_runs_its_query_once(store: Store, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(store, "stream", lambda *given: asked.append(given[0]) or stream(*given))
     monkeypatch.setattr(store, "fetch", lambda *given: pytest.fail("a query for each page"))
     assert len(list(labelled_stream(store, LABEL))) == 5 and len(asked) == 1
+
+
+def test_feedback_on_what_is_not_in_the_log_is_counted(store: Store) -> None:
+    put(
+        store,
+        invocation("inv_two", finish_reasons=["stop", "stop"], conversation="c"),
+        invocation("inv_theirs", project="p"),
+    )
+    put(
+        store, label("f_1", "inv_two", choice=1), label("f_2", "inv_two", choice=2), label("f_3", "inv_none"),
+        label("f_4", None, conversation="c"), label("f_5", None, conversation="d"), label("f_6", "inv_theirs"),
+        label("f_7", "inv_two"),
+    )  # fmt: skip
+    assert orphans(store) == 4, "a choice that is not there, an answer, a conversation, and another project's answer"

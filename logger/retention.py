@@ -91,7 +91,7 @@ class Retention:
         place, seen = f"{what} {table}", self._store.cursor
         known, after = self._looked.get(place, (0, 0))
         # Below what is known, only rows that have come since; the log's order is nearly that of time.
-        rows = f"time < {before} AND (time >= {min(known, before)} OR cursor > {after}) AND ({held})"
+        rows = f"time < {before} AND (time >= {known} OR cursor > {after}) AND ({held})"
         while not stop.is_set():
             with self._store.writing() as connection:
                 done = connection.execute(

@@ -112,6 +112,7 @@ def test_what_is_replayed_after_an_erasure_does_not_come_back(store: Store) -> N
     put(store, *records())
     put(store, of_ann("inv_1"), score("s_1", "inv_1"), producer="replay-0")
     put(store, of_ann("inv_late", time=100), producer="replay-0")
+    put(store, score("s_late", "inv_1"), label("f_late", "inv_2", f'"{SECRET}"', metric="note"), producer="late-0")
     assert SECRET not in str(left(store))
     assert store.fetch("SELECT DISTINCT reason FROM scores") == [{"reason": None}]
 

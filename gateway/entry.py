@@ -141,7 +141,9 @@ class Entry:
             user=request.user if request else None,
             conversation=conversation,
             metadata=orjson.dumps(request.metadata).decode() if request and request.metadata is not None else None,
-            parameters=_parameters(request, payload) if request else None,
+            parameters=(request.parameters.decode() if payload else meter_parameters(request.parameters))
+            if request
+            else None,
             messages=request.prompt.decode() if request and payload else None,
             choices=meter.choices if payload and answered and ended else None,
             prompt_token_ids=meter.prompt_token_ids if tokens and ended else None,
@@ -178,7 +180,3 @@ class Entry:
         price = prices.at(self.target.priced, self._time)
         # Where the engine does not tell how much was cached, every prompt token is billed as fresh.
         return price.cost(usage.prompt, usage.cached or 0, usage.completion), price.id
-
-
-def _parameters(request: Asked, payload: bool) -> str:
-    return request.parameters.decode() if payload else meter_parameters(request.parameters)

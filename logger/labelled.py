@@ -3,7 +3,7 @@
 
 One row per (answer, choice): the newest feedback of the metric wins. Answers to anything but messages, that did not
 complete, or whose payload was not kept, are not among them, and neither are choices that an answer does not have: the
-gateway cannot know those.
+gateway cannot know those. An opinion whose words were erased, or never kept, is none.
 
 Feedback and its answer come through different spools, in either order. A row's cursor is that of whatever made it
 whole: the feedback, the answer, or a score or opinion that the filter asks for. So who reads on from a cursor misses
@@ -34,7 +34,7 @@ WITH fresh AS (
 ),
 opinions AS (
     SELECT {OPINION} FROM feedback
-    WHERE metric = $metric AND cursor <= $until AND (
+    WHERE metric = $metric AND cursor <= $until AND value::JSON::VARCHAR <> '""' AND (
         cursor > $since OR invocation IN (SELECT id FROM fresh) OR conversation IN (SELECT conversation FROM fresh))
 ),
 {ANSWERS}, {newest("newest", "opinions")}{{tables}},

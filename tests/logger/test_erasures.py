@@ -12,11 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contract.records import Amendment, Erasure, Record, Score
-from contract.settings import StoreSettings
+from contract.settings import LogSettings, StoreSettings
 from logger.export import snapshot
+from logger.ingest import DirectIngester
 from logger.ledger import usage
 from logger.snapshots import carry_erasures
+from logger.spool import Spool, claim_producer
 from logger.store import Store
+from tests.logger.process import until
 from tests.logger.records import invocation, label
 from tests.logger.stores import put
 
@@ -171,3 +174,18 @@ def _holds(file: Path) -> bool:
         found = copy.execute("SELECT id, messages::JSON::VARCHAR, metadata::JSON::VARCHAR FROM invocations").fetchall()
         found += copy.execute("SELECT id, reason, NULL FROM scores").fetchall()
         return SECRET in str(found)
+
+
+def test_what_waits_in_a_spool_is_erased_as_it_comes_in(store: Store, tmp_path: Path) -> None:
+    configured = LogSettings(store=StoreSettings(batch_delay=0.001))
+    for role, made in (("cli", [by_user()]), ("gateway", [of_ann("inv_1"), of_ann("inv_new", time=101)])):
+        producer = claim_producer(tmp_path / "spool", role)
+        spool = Spool(producer, configured.spool)
+        spool.append_many(made)
+        spool.close()
+        producer.release()
+    ingester = DirectIngester(store, tmp_path / "spool", configured)
+    until(lambda: not ingester.step() and store.cursor == 3, what="ingestion")
+    ingester.finish()
+    rows = store.fetch('SELECT id, "user", messages IS NULL AS gone, cost FROM invocations ORDER BY id')
+    assert [tuple(row.values()) for row in rows] == [("inv_1", None, True, 7), ("inv_new", "ann", False, 7)]

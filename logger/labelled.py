@@ -19,7 +19,7 @@ from typing import Any
 from contract.records import OF_MESSAGES, Feedback, Invocation, Score
 from contract.settings import Filter
 from logger.conditions import conditions
-from logger.opinions import ANSWERS, OPINION, newest
+from logger.opinions import ANSWERS, GIVEN, OPINION, newest
 from logger.queries import MAX_ROWS, Row, value_of
 from logger.store import Store
 
@@ -33,8 +33,8 @@ WITH fresh AS (
     SELECT id, conversation FROM invocations WHERE cursor > $since AND cursor <= $until AND status = 'complete'
 ),
 opinions AS (
-    SELECT {OPINION} FROM feedback
-    WHERE metric = $metric AND cursor <= $until AND value::JSON::VARCHAR <> '""' AND (
+    SELECT {OPINION} FROM {GIVEN}
+    WHERE metric = $metric AND cursor <= $until AND (
         cursor > $since OR invocation IN (SELECT id FROM fresh) OR conversation IN (SELECT conversation FROM fresh))
 ),
 {ANSWERS}, {newest("newest", "opinions")}{{tables}},

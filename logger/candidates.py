@@ -15,7 +15,7 @@ import pyarrow
 from contract.datasets import ANSWER, DatasetOrder
 from contract.records import OF_MESSAGES
 from logger.conditions import conditions
-from logger.opinions import ANSWERS, GIVEN, OPINION, newest
+from logger.opinions import ANSWERS, OPINION, newest
 from logger.prompts import normalised, plain, position, why_not_plain
 from logger.queries import Row, value_of
 
@@ -40,7 +40,7 @@ reference; ``first``, the cursor that made it one, which never changes; ``due``,
 LONGEST_LABEL = 64
 """Characters; a longer reference is counted, not shown."""
 _VALUED = f"""
-opinions AS (SELECT {OPINION} FROM {GIVEN} WHERE metric = $metric AND cursor <= $until),
+opinions AS (SELECT {OPINION} FROM feedback WHERE metric = $metric AND cursor <= $until),
 {newest("opined", "opinions")},
 valued AS (SELECT answer, choice, cursor AS opinion, first, due, value::JSON::VARCHAR AS reference FROM opined)
 """

@@ -12,7 +12,7 @@ answers AS (
 """
 """What feedback may be on, up to the cursor ``$until``."""
 GIVEN = "(FROM feedback WHERE value::JSON::VARCHAR <> '\"\"')"
-"""All feedback but that whose words were erased, or never kept: it says nothing any more."""
+"""All feedback but that whose words were erased, or never kept; a dataset counts what it leaves out of that."""
 OPINION = "cursor, id AS feedback_id, project, value, coalesce(choice, 0) AS choice, invocation, conversation"
 """The columns of feedback that `newest` needs."""
 _NEWEST = """

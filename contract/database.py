@@ -80,6 +80,14 @@ aliases = sa.Table(
     sa.Column("version", sa.ForeignKey("versions.id"), doc="null: the engine's base model"),
     sa.Column("changed_ns", sa.BigInteger, nullable=False),
 )
+policies = sa.Table(
+    "policies",
+    metadata,
+    sa.Column("project", sa.String, primary_key=True, doc="or *, for every other one"),
+    sa.Column("policy", sa.JSON, nullable=False, doc="what is kept, as `log.policy` has it"),
+    sa.Column("said", sa.JSON(none_as_null=True), doc="what the settings file said when it was last taken over"),
+    sa.Column("changed_ns", sa.BigInteger, nullable=False),
+)
 jobs = sa.Table(
     "jobs",
     metadata,

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from contract import changes, prices
 from contract.database import aliases, keys, projects
 from contract.ids import new_id
+from contract.policies import policy_drift, seed_policies
 from contract.settings import Model, Price, Settings
 
 DEFAULT_PROJECT = "default"
@@ -50,7 +51,7 @@ def seed(connection: sa.Connection, settings: Settings, now_ns: Callable[[], int
         if not _same_price(prices.latest(connection, name), settings.price(name)):
             prices.add(connection, name, **_price(settings.price(name)), now_ns=now_ns)
             done.append(f"price of {name} set")
-    return done
+    return [*done, *seed_policies(connection, settings, now_ns)]
 
 
 def drift(connection: sa.Connection, settings: Settings) -> list[str]:
@@ -72,7 +73,7 @@ def drift(connection: sa.Connection, settings: Settings) -> list[str]:
     found += [
         f"model {name} is in the database only, and still served" for name in known if name not in settings.models
     ]
-    return found
+    return [*found, *policy_drift(connection, settings)]
 
 
 def _own_project(connection: sa.Connection, project: str, secret: str, now_ns: Callable[[], int]) -> list[str]:

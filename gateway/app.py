@@ -32,6 +32,7 @@ from contract.errors import (
     NotFound,
     OperatorError,
     Overloaded,
+    StorageFull,
 )
 from contract.ids import new_id
 from contract.money import NANO
@@ -48,6 +49,7 @@ from gateway.relay import relay
 from gateway.rendering import error_headers
 from gateway.worker import Worker
 from logger.client import LoggerClient
+from logger.spool import DROPPED
 
 MODELS, FEEDBACK = "/v1/models", "/v1/feedback"
 OPERATIONS = ("/health", "/ready", "/metrics", "/version", openapi.PATH)
@@ -167,8 +169,11 @@ async def post_feedback(request: Request) -> dict[str, Any]:
     """Writes down what a user said."""
     worker, key = worker_of(request), key_of(request)
     body = await body_of(request)
-    record = parse_feedback(body, worker.settings.log.feedback, key.project, worker.secret, time.time_ns())
-    worker.spool.append(record)
+    metrics = worker.settings.log.feedback
+    record = parse_feedback(body, metrics, key.project, worker.secret, time.time_ns())
+    record = worker.policies.of(key.project).feedback(record, metrics[record.metric])
+    if worker.spool.append(record) == DROPPED:
+        raise StorageFull("the log's spool has no room for this feedback", retry_after=1.0)
     return as_answer(record)
 
 

@@ -9,8 +9,8 @@ import orjson
 from contract.money import NANO
 from contract.prices import PriceBook
 from contract.records import Invocation, Status
-from contract.settings import PayloadPolicy
 from gateway.asked import Asked
+from gateway.keeping import Keeping, meter_parameters
 from gateway.keys import Key
 from gateway.quota import Hold, Need
 from gateway.replicas import Backend
@@ -33,7 +33,7 @@ class Entry:
         invocation: str,
         key: Key,
         endpoint: str,
-        policy: PayloadPolicy,
+        policy: Keeping,
         clock: Callable[[], int] = time.perf_counter_ns,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -46,11 +46,12 @@ class Entry:
         self.replica: Backend | None = None
         self.attempts = 0
         self.watch = Stopwatch(clock)
-        self.meter = Meter(payload=policy.payload == "on")
+        self.meter = Meter(payload=policy.holds)
         self.closed = False
         self.hold: Hold | None = None
         """What it has reserved of the limits of its key."""
-        self._policy = policy
+        self.policy = policy
+        self._redacting = None if policy.whole else policy.redacting()
         self._clock = clock
         self._arrived = clock()
         self._time = now_ns()
@@ -85,10 +86,12 @@ class Entry:
             self.forget_answer()
         if self._queue_ns is None:
             self._queue_ns = self.elapsed_ns
+        if self._redacting is not None and self.request is not None:
+            self._redacting.begin(self.request.prompt)
 
     def forget_answer(self) -> None:
         """What was metered so far is no part of the answer."""
-        self.meter = Meter(payload=self._policy.payload == "on")
+        self.meter = Meter(payload=self.policy.holds)
 
     def first_byte(self) -> int:
         """Notes that the answer begins now; nanoseconds since arrival."""
@@ -116,8 +119,10 @@ class Entry:
     def _record(
         self, status: Status, http_status: int | None, error_code: str | None, prices: PriceBook | None
     ) -> Invocation:
-        request, target, meter, policy = self.request, self.target, self.meter, self._policy
-        payload, ended = policy.payload == "on", status is not Status.OPEN
+        request, target, meter, policy = self.request, self.target, self.meter, self.policy
+        conversation = request.conversation if request and request.metadata else None
+        payload = policy.whole or policy.keeps(self.key.project, self.invocation, conversation)
+        tokens, ended = policy.tokens and payload, status is not Status.OPEN
         answered, whole = meter.started, status is Status.COMPLETE
         usage: Usage | None = None
         cost = price_version = None
@@ -128,7 +133,7 @@ class Entry:
                 cost, price_version = self._cost(usage, prices)
                 cost = 0 if status in FREE else cost
         elapsed = self.elapsed_ns if ended else None
-        return Invocation(
+        record = Invocation(
             id=self.invocation,
             time=self._time,
             project=self.key.project,
@@ -141,14 +146,16 @@ class Entry:
             attempts=self.attempts,
             stream=request is not None and request.stream,
             user=request.user if request else None,
-            conversation=request.conversation if request and request.metadata else None,
+            conversation=conversation,
             metadata=orjson.dumps(request.metadata).decode() if request and request.metadata is not None else None,
-            parameters=request.parameters.decode() if request else None,
+            parameters=(request.parameters.decode() if payload else meter_parameters(request.parameters))
+            if request
+            else None,
             messages=request.prompt.decode() if request and payload else None,
             choices=meter.choices if payload and answered and ended else None,
-            prompt_token_ids=meter.prompt_token_ids if policy.tokens and ended else None,
-            completion_token_ids=meter.token_ids if policy.tokens and ended else None,
-            logprobs=meter.logprobs if policy.tokens and ended else None,
+            prompt_token_ids=meter.prompt_token_ids if tokens and ended else None,
+            completion_token_ids=meter.token_ids if tokens and ended else None,
+            logprobs=meter.logprobs if tokens and ended else None,
             prompt_tokens=usage.prompt if usage else None,
             cached_tokens=usage.cached if usage else None,
             completion_tokens=usage.completion if usage else None,
@@ -165,6 +172,7 @@ class Entry:
             overhead_ns=elapsed - self.watch.waited_ns if elapsed is not None else None,
             stored=self._stored() if request and request.store and answered and payload and whole else None,
         )
+        return record if self._redacting is None else self._redacting.redacted(record)
 
     def _stored(self) -> str:
         """What the client was told that the rest of the record does not say."""

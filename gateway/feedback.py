@@ -53,12 +53,19 @@ def parse_feedback(
         time=now_ns,
         project=project,
         metric=metric,
-        value=orjson.dumps(value_check(metrics[metric])("value", given.get("value"))).decode(),
+        value=orjson.dumps(_value(metric, metrics[metric], given.get("value"))).decode(),
         invocation=_own(text("invocation", given["invocation"]), project, secret) if "invocation" in given else None,
         choice=CHOICE("choice", given["choice"]) if "choice" in given else None,
         conversation=SHORT("conversation", given["conversation"]) if "conversation" in given else None,
         author=SHORT("author", given["author"]) if "author" in given else None,
     )
+
+
+def _value(name: str, metric: FeedbackMetric, value: Any) -> Any:
+    try:
+        return value_check(metric)("value", value)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error.message}; the metric {name!r} is a {metric.type}", param="value") from error
 
 
 def as_answer(record: Feedback) -> dict[str, Any]:
@@ -81,11 +88,11 @@ def value_check(metric: FeedbackMetric) -> Check:
     longest = _LONGEST[metric.type]
 
     def check(field: str, value: Any) -> str:
-        if len(text(field, value)) > longest:
-            raise invalid(field, value, f"is longer than {longest} characters")
+        if not 0 < len(text(field, value)) <= longest:
+            raise invalid(field, value, f"is not 1 to {longest} characters long")
         return str(value)
 
-    return described(check, {"type": "string", "maxLength": longest})
+    return described(check, {"type": "string", "minLength": 1, "maxLength": longest})
 
 
 def _own(reference: str, project: str, secret: bytes) -> str:

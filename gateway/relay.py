@@ -61,7 +61,7 @@ def relay(endpoint: Endpoint, worker: Worker, turn: Turn) -> None:
         turn.fail(error)
         turn.end()
         return
-    entry = Entry(new_invocation_id(key.project, worker.secret), key, endpoint.path, worker.settings.log.policy)
+    entry = Entry(new_invocation_id(key.project, worker.secret), key, endpoint.path, worker.policies.of(key.project))
     turn.request_id = entry.invocation
     Exchange(endpoint, worker, entry, turn).begin()
 
@@ -343,7 +343,7 @@ class Exchange:
         body = request.upstream(
             target.version,
             worker.cache_salt(entry.key.project),
-            tokens=worker.settings.log.policy.tokens,
+            tokens=entry.policy.tokens,
             # An engine refuses a bound over its context, which bounds the answer as well.
             at_most=None if context is not None and context <= cap else cap,
         )

@@ -34,7 +34,7 @@ class Reply:
     def __init__(
         self, worker: Worker, entry: Entry, turn: Turn, endpoint: Endpoint, request: Asked, target: Target
     ) -> None:
-        tokens = worker.settings.log.policy.tokens
+        tokens = entry.policy.tokens
         self._worker = worker
         self._entry = entry
         self._turn = turn

@@ -72,7 +72,7 @@ async def list_messages(request: Request, completion_id: str) -> Row:
 async def update_stored(request: Request, completion_id: str) -> Row:
     """Replaces the metadata of one."""
     key, body = key_of(request), await body_of(request)
-    metadata = _metadata(body)
+    metadata = worker_of(request).policies.of(key.project).metadata(_metadata(body))
     row = await _row(request, key, completion_id)
     said = None if metadata is None else orjson.dumps(metadata).decode()
     _write(

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from contract.changes import POLL_SECONDS, Change, Follower
 from contract.database import open_database, reading
-from contract.errors import EngineUnavailable, MillraceError, Overloaded, SpoolError, StorageFull
+from contract.errors import DatabaseError, EngineUnavailable, MillraceError, Overloaded, SpoolError, StorageFull
+from contract.policies import read_policies
 from contract.prices import PriceBook, read_book
 from contract.records import Invocation
 from contract.seed import seed
@@ -22,6 +23,7 @@ from contract.settings import Settings
 from gateway.allowance import Allowance
 from gateway.crowd import most_connections
 from gateway.door import Door
+from gateway.keeping import Policies
 from gateway.keys import KeyRing, read_ring
 from gateway.limits import Limits
 from gateway.metrics import (
@@ -82,6 +84,7 @@ class Worker:
         self.metrics = Metrics(self.installation.run, self.producer.name)
         self.keys: KeyRing
         self.prices: PriceBook
+        self.policies: Policies
         self.routes: Routes
         self.limits: Limits
         self.allowance: Allowance
@@ -108,7 +111,7 @@ class Worker:
         self.now = asyncio.get_running_loop().time
         self.upstream = Upstream(Timeouts.of(self.settings.gateway))
         self.session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-        self.keys, self.prices, snapshot = await asyncio.to_thread(self._read_all)
+        self.keys, self.prices, self.policies, snapshot = await asyncio.to_thread(self._read_all)
         self.routes = Routes(self.settings, snapshot, self.session, self.providers)
         self._declare_gauges()
         reconciler = Reconciler(
@@ -228,16 +231,17 @@ class Worker:
         """Reads at once what every public name means."""
         self.routes.snapshot = await asyncio.to_thread(self._read_names)
 
-    def _read_all(self) -> tuple[KeyRing, PriceBook, Snapshot]:
+    def _read_all(self) -> tuple[KeyRing, PriceBook, Policies, Snapshot]:
         with reading(self.database) as connection:
-            return read_ring(connection), read_book(connection), read_snapshot(connection, self.settings)
+            policies = Policies(read_policies(connection), self.secret, self.spool.dropped)
+            return read_ring(connection), read_book(connection), policies, read_snapshot(connection, self.settings)
 
     def _read_names(self) -> Snapshot:
         with reading(self.database) as connection:
             return read_snapshot(connection, self.settings)
 
     async def _follow(self) -> None:
-        """Follows the changes feed: whatever moved, the three small tables are read again, and swapped in whole."""
+        """Follows the changes feed: whatever moved, the small tables are read again, and swapped in whole."""
         stale = False  # outlives a read that fails: the feed tells each change once
         while True:
             await asyncio.sleep(POLL_SECONDS)
@@ -245,10 +249,11 @@ class Worker:
                 changed: list[Change] = await asyncio.to_thread(self._follower.poll)
                 stale = stale or bool(changed)
                 if stale:
-                    self.keys, self.prices, self.routes.snapshot = await asyncio.to_thread(self._read_all)
+                    read = await asyncio.to_thread(self._read_all)
+                    self.keys, self.prices, self.policies, self.routes.snapshot = read
                     stale = False
                 self._fed_at = time.monotonic()
-            except sa.exc.SQLAlchemyError:
+            except (sa.exc.SQLAlchemyError, DatabaseError):
                 _log.exception("the control database could not be read; the last known state is used")
 
     async def _sweep_connections(self) -> None:

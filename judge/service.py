@@ -18,6 +18,7 @@ from judge.plan import Assignment, assignments
 from judge.positions import ROLE
 from judge.worker import Worker
 from logger.client import LoggerClient
+from logger.drops import Drops
 from logger.spool import Spool, claim_producer
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ async def _serve(settings: Settings, plan: list[Assignment], spool: Spool, holde
     settings.installation.secret()  # before the database; see `Installation.secret`
     database = open_database(settings.database_url)
     lease, metrics = Lease(database, holder), JudgeMetrics()
+    metrics.registry.register(Drops(spool))
     try:
         async with LoggerClient(settings.log.url, settings.installation.token("logger")) as client:
             worker = Worker(plan, lease, client, spool, settings.installation.spool, metrics)

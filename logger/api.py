@@ -67,7 +67,7 @@ def create_app(health: Health, token: str, store: Store | None) -> FastAPI:
     app.add_exception_handler(Exception, _on_defect)
     app.include_router(_operations(health))
     if store is not None:
-        for router in (_tables(store), _derived(store)):
+        for router in (_tables(store), _derived(store), _datasets(store)):
             app.include_router(router, prefix="/v1", dependencies=[Depends(_bearer(token))])
     return app
 
@@ -171,16 +171,6 @@ def _derived(store: Store) -> APIRouter:
     def _count(query: Annotated[SelectionQuery, Query()]) -> Response:
         return _json(labelled.count_labelled(store, query.selection()))
 
-    @router.post("/datasets")
-    def _dataset(body: DatasetForm) -> Response:
-        if body.format == "arrow":
-            return StreamingResponse(dataset.arrow(store, body), media_type=export.ARROW)
-        return StreamingResponse(dataset.jsonl(store, body), media_type="application/jsonl")
-
-    @router.post("/datasets/figures")
-    def _figures(body: DatasetOrder) -> Response:
-        return _json(dataset.figures(store, body))
-
     @router.get("/dead_letters")
     def _dead_letters(query: Annotated[Paging, Query()]) -> Response:
         return _json({"rows": queries.newest_dead_letters(store, query.limit)})
@@ -196,6 +186,23 @@ def _derived(store: Store) -> APIRouter:
     @router.post("/export")
     def _export(body: ExportOrder) -> Response:
         return _json(export.export(store, body.kind, body.format, body.path))
+
+    return router
+
+
+def _datasets(store: Store) -> APIRouter:
+    """Rows to train on."""
+    router = APIRouter()
+
+    @router.post("/datasets")
+    def _dataset(body: DatasetForm) -> Response:
+        if body.format == "arrow":
+            return StreamingResponse(dataset.arrow(store, body), media_type=export.ARROW)
+        return StreamingResponse(dataset.jsonl(store, body), media_type="application/jsonl")
+
+    @router.post("/datasets/figures")
+    def _figures(body: DatasetOrder) -> Response:
+        return _json(dataset.figures(store, body))
 
     return router
 

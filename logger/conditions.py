@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.settings import FeedbackFilter, Filter, MetadataFilter, MetadataPair, ScoreFilter, nanoseconds
-from logger.opinions import OPINION, newest
+from logger.opinions import GIVEN, OPINION, newest
 
 _SCORES = """
 {name} AS (
@@ -15,7 +15,7 @@ _SCORES = """
     QUALIFY row_number() OVER (PARTITION BY project, invocation, choice ORDER BY cursor DESC) = 1
 )
 """
-_OPINIONS = "{name}_given AS (SELECT {columns} FROM feedback WHERE cursor <= $until AND {of})"
+_OPINIONS = "{name}_given AS (SELECT {columns} FROM {given} WHERE cursor <= $until AND {of})"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _opinions(name: str, chosen: FeedbackFilter, bound: _Bound) -> str:
     of = f"metric = {bound(chosen.metric)}"
     if chosen.author is not None:
         of += f" AND author = {bound(chosen.author)}"
-    return _OPINIONS.format(name=name, columns=OPINION, of=of) + ", " + newest(name, f"{name}_given")
+    return _OPINIONS.format(name=name, columns=OPINION, given=GIVEN, of=of) + ", " + newest(name, f"{name}_given")
 
 
 def _valued(value: str, chosen: FeedbackFilter, bound: _Bound) -> list[str]:

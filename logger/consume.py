@@ -12,6 +12,7 @@ meets it again, and what other producers sent after it is read twice and dropped
 import logging
 import threading
 import time
+from dataclasses import dataclass
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
@@ -31,10 +32,32 @@ POLL_MS = 100
 MESSAGES = 64
 FETCH_BYTES = 8 * 2**20
 CHECKPOINT_SECONDS = 600.0
+_WEIGHED = 1000
 
 
 class LostOffset(SpoolError):
     """The broker does not have what comes next."""
+
+
+@dataclass
+class BlockSize:
+    """What the blocks of a partition have had so far, by which those that wait are judged: the broker counts blocks."""
+
+    blocks: int = 0
+    records: int = 0
+    bytes: int = 0
+
+    def add(self, records: int, size: int) -> None:
+        """Takes note of one; the last thousand weigh most."""
+        if self.blocks >= _WEIGHED:
+            self.blocks, self.records, self.bytes = self.blocks // 2, self.records // 2, self.bytes // 2
+        self.blocks, self.records, self.bytes = self.blocks + 1, self.records + records, self.bytes + size
+
+    def lag(self, blocks: int, seconds: float) -> Lag:
+        """As much as ``blocks`` hold."""
+        if self.blocks == 0:
+            return Lag(blocks, None if blocks else 0, seconds)
+        return Lag(round(blocks * self.records / self.blocks), round(blocks * self.bytes / self.blocks), seconds)
 
 
 class KafkaIngester:
@@ -52,6 +75,8 @@ class KafkaIngester:
         self._committer = Committer(store, settings, self.errors)
         self._gaps: dict[tuple[str, str], int] = {}
         """(source, producer) -> offset of the first block that could not be taken."""
+        self._blocks: dict[str, BlockSize] = {}
+        """Source -> what its blocks have had."""
         self._times: dict[str, int] = {}
         """Source -> time of the newest message read, in milliseconds."""
         self._checkpointed = time.monotonic()
@@ -159,6 +184,7 @@ class KafkaIngester:
             reason = f"{source} offset {message.offset}: {error}"
             intake.batch.dead_letters.append(DeadLetter(name, -1, reason, message.value or b""))
         else:
+            self._blocks.setdefault(source, BlockSize()).add(len(block.payloads), len(message.value or b""))
             self._take_block(source, message.offset, block.producer, block.first_seq, block.payloads)
         held = [offset for (where, _), offset in self._gaps.items() if where == source]
         intake.batch.positions[source] = min([message.offset + 1, *held])
@@ -180,12 +206,12 @@ class KafkaIngester:
                 self.errors.pop(producer, None)
 
     def _lag(self, consumer: KafkaConsumer, partition: TopicPartition) -> Lag:
-        """Blocks that wait in a partition, by what the broker's last answer said."""
+        """What waits in a partition, by what the broker's last answer said of its end."""
         end = consumer.highwater(partition)
         blocks = 0 if end is None else max(0, end - consumer.position(partition))
         newest_ms = self._times.get(_source(partition))
         seconds = time.time() - newest_ms / 1000 if blocks and newest_ms else 0.0
-        return Lag(blocks, None, max(0.0, seconds))
+        return self._blocks.get(_source(partition), BlockSize()).lag(blocks, max(0.0, seconds))
 
     def _commit(self, patient: bool = True) -> None:
         batch = self._committer.intake.batch

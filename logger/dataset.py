@@ -25,7 +25,7 @@ import pyarrow
 from contract.datasets import SPLITS, DatasetOrder
 from logger import candidates
 from logger.export import arrow_stream
-from logger.opinions import ANSWERS, OPINION, newest
+from logger.opinions import ANSWERS, GIVEN, OPINION, newest
 from logger.prompts import plain
 from logger.queries import Row, value_of
 from logger.store import Store
@@ -88,7 +88,7 @@ graded AS (
         QUALIFY row_number() OVER (PARTITION BY k.answer, k.choice, s.grader ORDER BY s.cursor DESC) = 1
     ) GROUP BY ALL
 ),
-opinions AS (SELECT {OPINION}, metric FROM feedback WHERE cursor <= $until),
+opinions AS (SELECT {OPINION}, metric FROM {GIVEN} WHERE cursor <= $until),
 {newest("opined", "opinions", "metric")},
 said AS (
     SELECT answer, choice, json_group_object(metric, value::JSON) AS feedback

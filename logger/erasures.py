@@ -1,66 +1,131 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an `Erasure` takes out of the store: payload, metadata and user ids. The meter part of each row stays.
+"""What an `Erasure` takes out of the store: payload, metadata, user ids and words. The meter part of each row stays.
 
-An erasure and what it is about come through different spools, in either order. So a new erasure is applied to every
-row, and every erasure to new rows, in the transaction that brings them. ``conversation`` stays: feedback on a
-conversation is bound to an answer by it, and would move to another one.
+An erasure and what it is about come through different spools, in any order. So a new erasure is applied to every row,
+and every erasure to new rows, in the transaction that brings them; ``erased`` remembers which invocations and
+conversations are meant, as their rows do not say any more whose they were. Whatever the order, the same is left.
+
+``conversation`` stays: feedback on a conversation is bound to an answer by it, and would move to another one. So do
+opinions that are no words: a number, true or false.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import duckdb
+import msgspec
 
-from contract.records import Erasure, Invocation, Record, Score
+from contract.records import Amendment, Erasure, Feedback, Invocation, NewerRecord, Record, Score, decode
 
-_EMPTIED = (
+EMPTIED = (
     "messages", "choices", "prompt_token_ids", "completion_token_ids", "logprobs", "metadata", '"user"',
 )  # fmt: skip
-_FOUND = """
-SELECT i.id, i.producer, i.seq FROM invocations i JOIN erasures e ON e.project = i.project AND e.invocation = i.id
-WHERE i.cursor > $rows AND e.cursor > $orders
-UNION
-SELECT i.id, i.producer, i.seq FROM invocations i JOIN erasures e ON e.project = i.project AND e."user" = i."user"
+"""The columns of an invocation that are no part of the meter."""
+WORDS = "json_type(value::JSON) = 'VARCHAR' AND value::JSON::VARCHAR <> '\"\"'"
+"""Feedback in words."""
+NO_WORDS = "'\"\"'::JSON::VARIANT"
+"""What stands in their place; a value is never null."""
+ERASED = """
+CREATE TABLE IF NOT EXISTS erased (
+    project VARCHAR, kind VARCHAR, id VARCHAR, until BIGINT NOT NULL, PRIMARY KEY (project, kind, id)
+)
+"""
+"""What erasures mean, by id: the ``until`` of a conversation is the time up to which it is erased."""
+_ALWAYS = 2**63 - 1
+_REMEMBER = "INSERT INTO erased {} ON CONFLICT DO UPDATE SET until = greatest(until, excluded.until)"
+_ORDERED = f"""
+SELECT DISTINCT project, 'invocation', invocation, {_ALWAYS} FROM erasures
+WHERE invocation IS NOT NULL AND cursor > $orders
+"""
+_OF_USERS = """
+FROM invocations i JOIN erasures e ON e.project = i.project AND e."user" = i."user"
 WHERE i.time <= e.time AND e.invocation IS NULL AND i.cursor > $rows AND e.cursor > $orders
 """
-# A grader's words may quote the answer; a dead letter is a record as it came.
-_OUT = (
-    f"UPDATE invocations SET {' = NULL, '.join(_EMPTIED)} = NULL WHERE id IN (SELECT unnest($ids))",
-    "UPDATE scores SET reason = NULL WHERE invocation IN (SELECT unnest($ids))",
-    "UPDATE amendments SET metadata = NULL WHERE invocation IN (SELECT unnest($ids))",
-    "DELETE FROM dead_letters WHERE (producer, seq) IN (SELECT unnest($producers), unnest($seqs))",
-)
-_SILENCE_NEW = """
-UPDATE scores SET reason = NULL
-WHERE cursor > ? AND reason IS NOT NULL AND invocation IN (SELECT invocation FROM erasures)
+_INVOCATIONS = f"SELECT DISTINCT i.project, 'invocation', i.id, {_ALWAYS} {_OF_USERS}"
+_CONVERSATIONS = f"""
+SELECT i.project, 'conversation', i.conversation, max(e.time) {_OF_USERS} AND i.conversation IS NOT NULL GROUP BY ALL
 """
+_ABOUT = "EXISTS (SELECT 1 FROM erased e WHERE e.project = t.project AND e.kind = 'invocation' AND e.id = t.{})"
+_BY_AUTHOR = """
+EXISTS (SELECT 1 FROM erasures e WHERE e.project = t.project AND e."user" = t.author AND e.invocation IS NULL
+    AND t.time <= e.time)
+"""
+_ON_CONVERSATION = """
+EXISTS (SELECT 1 FROM erased e WHERE e.project = t.project AND e.kind = 'conversation' AND e.id = t.conversation
+    AND t.time <= e.until)
+"""
+# A grader's words may quote the answer; an author may be the user.
+_OUT: dict[type[Record], str] = {
+    Invocation: f"UPDATE invocations AS t SET {' = NULL, '.join(EMPTIED)} = NULL WHERE {_ABOUT.format('id')}",
+    Score: f"UPDATE scores AS t SET reason = NULL WHERE reason IS NOT NULL AND {_ABOUT.format('invocation')}",
+    Amendment: f"UPDATE amendments AS t SET metadata = NULL WHERE {_ABOUT.format('invocation')}",
+    Feedback: f"""
+        UPDATE feedback AS t SET author = NULL, value = CASE WHEN {WORDS} THEN {NO_WORDS} ELSE value END
+        WHERE ({_ABOUT.format("invocation")} OR {_BY_AUTHOR} OR {_ON_CONVERSATION})
+    """,
+}
 
 
 def apply_erasures(
-    connection: duckdb.DuckDBPyConnection, before: int, new: Collection[type[Record]], *, erased_before: bool
-) -> None:
+    connection: duckdb.DuckDBPyConnection, before: int, new: Collection[type[Record]], *, erased_before: bool,
+    letters: bool = True,
+) -> None:  # fmt: skip
     """Takes out what erasures ask for, within the caller's transaction.
 
     Args:
-        connection: of the store, in a transaction that has inserted its rows.
+        connection: of the store, in a transaction that has inserted its rows and dead letters.
         before: the cursor before those rows.
         new: the kinds among them.
         erased_before: whether the store held an erasure before.
+        letters: whether dead letters are among what came.
     """
+    found = 0
     if Erasure in new:
-        _erase(connection, rows=-1, orders=before)
+        found += _count(connection, _REMEMBER.format(_ORDERED), {"orders": before})
+        found += _remember(connection, rows=-1, orders=before)
     if erased_before and Invocation in new:
-        _erase(connection, rows=before, orders=-1)
-    if (erased_before or Erasure in new) and Score in new:
-        connection.execute(_SILENCE_NEW, [before]).fetchall()
+        found += _remember(connection, rows=before, orders=-1)
+    if found or Erasure in new:  # rows of any age may be meant
+        _take_out(connection, _OUT, 0)
+    elif erased_before:
+        _take_out(connection, [kind for kind in _OUT if kind in new], before)
+    if Erasure in new or (erased_before and letters):
+        _forget_letters(connection)
 
 
-def _erase(connection: duckdb.DuckDBPyConnection, rows: int, orders: int) -> None:
-    found = connection.execute(_FOUND, {"rows": rows, "orders": orders}).fetchall()
-    if not found:
-        return
-    ids, producers, seqs = (list(column) for column in zip(*found, strict=True))
-    given = {"ids": ids, "producers": producers, "seqs": seqs}
-    for statement in _OUT:
-        connection.execute(
-            statement, {name: each for name, each in given.items() if f"${name}" in statement}
-        ).fetchall()
+def _remember(connection: duckdb.DuckDBPyConnection, rows: int, orders: int) -> int:
+    given = {"rows": rows, "orders": orders}
+    return sum(_count(connection, _REMEMBER.format(each), given) for each in (_INVOCATIONS, _CONVERSATIONS))
+
+
+def _take_out(connection: duckdb.DuckDBPyConnection, kinds: Iterable[type[Record]], after: int) -> None:
+    for kind in kinds:
+        connection.execute(f"{_OUT[kind]} AND t.cursor > {after}").fetchall()
+
+
+def _forget_letters(connection: duckdb.DuckDBPyConnection) -> None:
+    """A dead letter is a record as it came; one that cannot be read stays until its age takes it."""
+    for producer, seq, payload in connection.execute("SELECT producer, seq, payload FROM dead_letters").fetchall():
+        try:
+            record = decode(payload)
+        except (NewerRecord, msgspec.DecodeError):
+            continue
+        if _is_erased(connection, record):
+            connection.execute("DELETE FROM dead_letters WHERE producer = ? AND seq = ?", [producer, seq]).fetchall()
+
+
+def _is_erased(connection: duckdb.DuckDBPyConnection, record: Record) -> bool:
+    about = record.id if isinstance(record, Invocation) else getattr(record, "invocation", None)
+    user = getattr(record, "user", None) or getattr(record, "author", None)
+    statement = """
+        SELECT 1 FROM erased WHERE project = $project AND kind = 'invocation' AND id = $about
+        UNION ALL
+        SELECT 1 FROM erasures WHERE project = $project AND "user" = $user AND invocation IS NULL AND time >= $time
+    """
+    given = {"project": getattr(record, "project", None), "about": about, "user": user, "time": record.time}
+    return bool(connection.execute(statement, given).fetchall())
+
+
+def _count(connection: duckdb.DuckDBPyConnection, statement: str, given: dict[str, int]) -> int:
+    """Rows that a statement has changed."""
+    names = {name: value for name, value in given.items() if f"${name}" in statement}
+    return int(connection.execute(statement, names).fetchall()[0][0])

@@ -14,9 +14,10 @@ import pyarrow
 
 from contract.columns import CURSOR, Kind, columns, table_name
 from contract.errors import InvalidRequest
-from contract.records import KINDS, Record
+from contract.records import KINDS, Erasure, Record
 from logger.labelled import Selection, all_labelled
 from logger.queries import Row
+from logger.snapshots import remember_snapshot
 from logger.store import Store
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -66,13 +67,16 @@ def snapshot(store: Store, path: Path) -> Row:
         InvalidRequest: there is something at ``path`` already, or its folder is missing.
     """
     part, alias = _part(path), f"snapshot_{secrets.token_hex(6)}"
+    erased_to = store.newest(Erasure)  # before the copy: it may have more, and never less
     try:
         store.run(f"ATTACH {_text(part)} AS {alias}")
         try:
             store.run(f"COPY FROM DATABASE {_name(store.name)} TO {alias}")
         finally:
             store.run(f"DETACH {alias}")
-        part.rename(path)
+        with store.writing() as connection:
+            remember_snapshot(connection, path, erased_to)
+            part.rename(path)
     finally:
         for left in (part, part.with_name(f"{part.name}.wal")):
             left.unlink(missing_ok=True)

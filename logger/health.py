@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from logger import queries
+from logger.retention import PAYLOADS, ROWS
 from logger.stage import Stage
 from logger.store import Store
 
@@ -86,6 +87,11 @@ class Health(Collector):
             counter = CounterMetricFamily(f"millrace_log_{name}", help_text)
             counter.add_metric([], report[name])
             yield counter
+        if self._store is not None:
+            retired = CounterMetricFamily("millrace_log_retired", "Rows let go of by age", labels=["part"])
+            for part, book in (("payload", PAYLOADS), ("meter", ROWS)):
+                retired.add_metric([part], report[book])
+            yield retired
         for name, help_text in (
             ("cursor", "Rows the store has ever taken"),
             ("dead_letters", "Records that could not be taken whole"),
@@ -99,8 +105,11 @@ class Health(Collector):
     def _put_aside(self) -> dict[str, int | None]:
         """Counts that take a query; not made anew for every look."""
         if self._store is None:
-            return {"dead_letters": None, "orphans": None}
+            return {"dead_letters": None, "orphans": None, PAYLOADS: None, ROWS: None}
         if self._clock() - self._counted >= REFRESH_SECONDS:
             self._counted = self._clock()
-            self._counts = {"dead_letters": queries.dead_letters(self._store), "orphans": queries.orphans(self._store)}
+            self._counts = {
+                "dead_letters": queries.dead_letters(self._store), "orphans": queries.orphans(self._store),
+                PAYLOADS: self._store.book(PAYLOADS), ROWS: self._store.book(ROWS),
+            }  # fmt: skip
         return dict(self._counts)

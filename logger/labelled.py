@@ -3,7 +3,7 @@
 
 One row per (answer, choice): the newest feedback of the metric wins. Answers to anything but messages, that did not
 complete, or whose payload was not kept, are not among them, and neither are choices that an answer does not have: the
-gateway cannot know those.
+gateway cannot know those. An opinion whose words were erased, or never kept, is none.
 
 Feedback and its answer come through different spools, in either order. A row's cursor is that of whatever made it
 whole: the feedback, the answer, or a score or opinion that the filter asks for. So who reads on from a cursor misses
@@ -19,7 +19,7 @@ from typing import Any
 from contract.records import OF_MESSAGES, Feedback, Invocation, Score
 from contract.settings import Filter
 from logger.conditions import conditions
-from logger.opinions import ANSWERS, OPINION, newest
+from logger.opinions import ANSWERS, GIVEN, OPINION, newest
 from logger.queries import MAX_ROWS, Row, value_of
 from logger.store import Store
 
@@ -33,7 +33,7 @@ WITH fresh AS (
     SELECT id, conversation FROM invocations WHERE cursor > $since AND cursor <= $until AND status = 'complete'
 ),
 opinions AS (
-    SELECT {OPINION} FROM feedback
+    SELECT {OPINION} FROM {GIVEN}
     WHERE metric = $metric AND cursor <= $until AND (
         cursor > $since OR invocation IN (SELECT id FROM fresh) OR conversation IN (SELECT conversation FROM fresh))
 ),

@@ -11,8 +11,10 @@ answers AS (
 )
 """
 """What feedback may be on, up to the cursor ``$until``."""
+GIVEN = "(FROM feedback WHERE value::JSON::VARCHAR <> '\"\"')"
+"""All feedback but that whose words were erased, or never kept; a dataset counts what it leaves out of that."""
 OPINION = "cursor, id AS feedback_id, project, value, coalesce(choice, 0) AS choice, invocation, conversation"
-"""The columns of ``feedback`` that `newest` needs."""
+"""The columns of feedback that `newest` needs."""
 _NEWEST = """
 {name}_placed AS (
     SELECT o.*, a.cursor AS answer FROM {opinions} o JOIN answers a ON a.id = o.invocation AND a.project = o.project

@@ -75,12 +75,13 @@ def score_position(store: Store, grader: str) -> int:
 
 
 def orphans(store: Store) -> int:
-    """Feedback on something that is not in the log, or not yet."""
+    """Feedback on something that is not in the log, or not yet: an answer, a choice of it, a conversation."""
     rows = store.fetch(
         """
         SELECT count(*) AS orphans FROM feedback f WHERE NOT EXISTS (
             SELECT 1 FROM invocations i WHERE i.project = f.project
-            AND (i.id = f.invocation OR (f.invocation IS NULL AND i.conversation = f.conversation)))
+            AND ((i.id = f.invocation AND coalesce(f.choice, 0) < greatest(coalesce(len(i.finish_reasons), 0), 1))
+                OR (f.invocation IS NULL AND i.conversation = f.conversation)))
         """
     )
     return int(rows[0]["orphans"])

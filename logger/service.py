@@ -23,6 +23,7 @@ from logger.api import create_app
 from logger.health import Health
 from logger.ingest import DirectIngester
 from logger.lock import only_process
+from logger.retention import Retention
 from logger.stage import Stage
 from logger.store import Store
 
@@ -102,7 +103,7 @@ def _stages(settings: Settings, role: Role, store: Store | None) -> list[Stage]:
     if kafka is None:
         if store is None:
             raise SettingsError("the role ship needs log.kafka: without a broker nothing is shipped")
-        return [DirectIngester(store, spool, settings.log)]
+        return [DirectIngester(store, spool, settings.log), Retention(store, settings.log)]
     try:
         from logger.consume import KafkaIngester  # here: kafka-python is an extra
         from logger.ship import Shipper
@@ -111,7 +112,7 @@ def _stages(settings: Settings, role: Role, store: Store | None) -> list[Stage]:
     if role != "ingest":
         stages.append(Shipper(spool, kafka, settings.log.spool))
     if store is not None:
-        stages.append(KafkaIngester(store, kafka, settings.log.store))
+        stages += [KafkaIngester(store, kafka, settings.log.store), Retention(store, settings.log)]
     return stages
 
 

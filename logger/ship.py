@@ -30,7 +30,7 @@ from logger.blocks import within
 from logger.faults import reach
 from logger.frames import HEADER, frame
 from logger.kafka import BLOCK_BYTES, FIRST_SEQ, MAX_MESSAGE, attempts, connection_options, describe_broker
-from logger.reader import Entry
+from logger.reader import Backlog, Entry, SpoolReader
 from logger.shipped import Position, position_after, read_position, write_position
 from logger.stage import Lag, describe
 from logger.tail import Tail, measure, producer_folders
@@ -52,6 +52,8 @@ class Sent:
     end: Position
     bytes: int
     future: Any
+    oldest_ns: int
+    """When it was sent, UTC nanoseconds."""
 
 
 class Line:
@@ -63,6 +65,15 @@ class Line:
         self.tail = Tail(folder, self.saved.next_seq, self.saved.last_id)
         self.in_flight: deque[Sent] = deque()
         """Blocks sent and not acknowledged, oldest first."""
+
+    def backlog(self) -> Backlog:
+        """What the broker has not acknowledged: what is on its way, and what was not read."""
+        unread = self.tail.backlog()
+        if not self.in_flight:
+            return unread
+        records = self.in_flight[-1].end.next_seq - self.acknowledged.next_seq
+        size = sum(sent.bytes for sent in self.in_flight)
+        return Backlog(unread.records + records, unread.bytes + size, self.in_flight[0].oldest_ns)
 
 
 class Shipper:
@@ -104,7 +115,8 @@ class Shipper:
             except (KafkaError, OSError, UnfitTopic) as error:
                 self.errors["broker"] = describe_broker(error)
                 log.warning("nothing is shipped now, trying again: %s", self.errors["broker"])
-                self._look()
+                self._let_go()
+                self._look_from_afar()
                 wait()
             finally:
                 self._let_go()
@@ -179,7 +191,7 @@ class Shipper:
             value=block,
             headers=[(FIRST_SEQ, str(entries[0].seq).encode())],
         )
-        line.in_flight.append(Sent(position_after(entries[-1]), len(block), future))
+        line.in_flight.append(Sent(position_after(entries[-1]), len(block), future, time.time_ns()))
         self._bytes_in_flight += len(block)
         reach("after_produce")
 
@@ -225,7 +237,21 @@ class Shipper:
                     reach("after_delete")
 
     def _look(self) -> None:
-        self.lag = measure({name: line.tail for name, line in self._lines.items()}, self.errors)
+        self.lag = measure(self._lines, self.errors)
+
+    def _look_from_afar(self) -> None:
+        """What waits while there is no broker to send it to: all behind the saved positions."""
+        readers = {}
+        try:
+            for folder in producer_folders(self._spool):
+                if folder.name not in self.errors:
+                    readers[folder.name] = SpoolReader(folder, folder.name, read_position(folder).next_seq)
+            self.lag = measure(readers, self.errors)
+        except (SpoolError, OSError) as error:
+            log.warning("what waits cannot be measured: %s", describe(error))
+        finally:
+            for reader in readers.values():
+                reader.close()
 
     def _let_go(self) -> None:
         for line in self._lines.values():

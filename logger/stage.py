@@ -13,9 +13,9 @@ class Lag:
     """How far a stage is behind one thing that it reads."""
 
     records: int
-    """Records, or blocks of records where it reads from Kafka."""
+    """Records; where it reads from Kafka, the blocks that wait there times what a block has had so far."""
     bytes: int | None
-    """None where that is not known."""
+    """As ``records``; None where nothing has been read from a topic yet."""
     seconds: float
     """Age of the oldest one waiting; 0 where none waits."""
 

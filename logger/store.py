@@ -23,7 +23,7 @@ from contract.records import KINDS, SCHEMA, Amendment, Erasure, Record
 from contract.settings import StoreSettings
 from logger.amendments import apply_amendments
 from logger.batch import Batch
-from logger.erasures import apply_erasures
+from logger.erasures import ERASED, apply_erasures
 from logger.faults import reach
 from logger.tables import arrow_table, insert_statement, set_aside_misfits
 
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS books (name VARCHAR PRIMARY KEY, value BIGINT NOT NUL
 
 
 class Store:
-    """One open file: `commit` from one thread, reads from any."""
+    """One open file: `commit` from one thread, `writing` and reads from any."""
 
     def __init__(self, path: Path, settings: StoreSettings, now_ns: Callable[[], int] = time.time_ns) -> None:
         """Opens the file, making or migrating it.
@@ -52,9 +52,11 @@ class Store:
         self._settings = settings
         self._now_ns = now_ns
         self._connection = _connect(path, settings)
+        self._writing = threading.Lock()
         try:
             self._connection.execute("BEGIN")
             self._connection.execute(_BOOKS)
+            self._connection.execute(ERASED)
             self._migrate(path)
             self._connection.execute("COMMIT")
             self._cursor = self._book("cursor", 0)
@@ -90,16 +92,44 @@ class Store:
 
         A record that DuckDB refuses is set aside in ``dead_letters`` and does not stop the rest.
         """
-        try:
-            self._commit(batch)
-        except (duckdb.DataError, pyarrow.ArrowException, OverflowError):
-            set_aside_misfits(batch, self._connection)
-            self._commit(batch)
+        with self._writing:
+            try:
+                self._commit(batch)
+            except (duckdb.DataError, pyarrow.ArrowException, OverflowError):
+                set_aside_misfits(batch, self._connection)
+                self._commit(batch)
+
+    @contextmanager
+    def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """One transaction beside those of `commit`, which waits for it: small ones alone."""
+        with self._writing:
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with suppress(duckdb.TransactionException):
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def add_to_book(self, name: str, number: int) -> None:
+        """Adds to a count that outlives this process, within `writing`."""
+        if number:
+            self._connection.execute(
+                "INSERT INTO books VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+                [name, number],
+            ).fetchall()
+
+    def book(self, name: str) -> int:
+        """A count of the book; 0 where nothing was counted."""
+        rows = self.fetch("SELECT value FROM books WHERE name = ?", [name])
+        return int(rows[0]["value"]) if rows else 0
 
     def checkpoint(self) -> bool:
         """Moves everything committed from the write-ahead log into the file; False where that did not work now."""
         try:
-            self._connection.execute("CHECKPOINT").fetchall()
+            with self._writing:
+                self._connection.execute("CHECKPOINT").fetchall()
         except duckdb.OperationalError as error:  # readers are in the way, or there is no room
             log.warning("no checkpoint now: %s", str(error).splitlines()[0])
             return False
@@ -121,9 +151,12 @@ class Store:
                     cursor += len(records)
                     newest[kind] = cursor
             new = [kind for kind, records in batch.rows.items() if records]
-            apply_erasures(self._connection, self._cursor, new, erased_before=self._newest[Erasure] > 0)
-            apply_amendments(self._connection, self._cursor, new, amended_before=self._newest[Amendment] > 0)
             self._keep_books(batch, cursor)
+            apply_erasures(
+                self._connection, self._cursor, new, erased_before=self._newest[Erasure] > 0,
+                letters=bool(batch.dead_letters),
+            )  # fmt: skip
+            apply_amendments(self._connection, self._cursor, new, amended_before=self._newest[Amendment] > 0)
             reach("in_commit")
             self._connection.execute("COMMIT")
         except BaseException:

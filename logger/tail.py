@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 from contract.errors import SpoolError, StorageFull
 from contract.settings import SpoolSettings
@@ -139,10 +140,18 @@ def producer_folders(spool: Path) -> Iterator[Path]:
         yield from sorted(path for path in spool.iterdir() if path.is_dir())
 
 
+class Behind(Protocol):
+    """What knows how far it is behind a writer."""
+
+    def backlog(self) -> Backlog:
+        """What is written but not read."""
+        ...
+
+
 def measure(
-    tails: Mapping[str, Tail], errors: dict[str, str], now_ns: Callable[[], int] = time.time_ns
+    tails: Mapping[str, Behind], errors: dict[str, str], now_ns: Callable[[], int] = time.time_ns
 ) -> dict[str, Lag]:
-    """The lag of each tail behind its writer, by producer; one that cannot be read goes among the ``errors``."""
+    """The lag of each reader behind its writer, by producer; one that cannot be read goes among the ``errors``."""
     found = {}
     for producer, tail in tails.items():
         if producer in errors:

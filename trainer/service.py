@@ -24,6 +24,7 @@ from contract.records import Decision
 from contract.settings import Loop, Settings
 from judge.graders import build_graders
 from logger.client import Count, LoggerClient
+from logger.drops import Drops
 from logger.spool import Spool, claim_producer
 from trainer import jobs
 from trainer.jobs import Job, JobState
@@ -64,6 +65,7 @@ async def _serve(settings: Settings, spool: Spool, holder: str, command: Sequenc
     settings.installation.secret()  # before the database; see `Installation.secret`
     database = open_database(settings.database_url)
     metrics = TrainerMetrics()
+    metrics.registry.register(Drops(spool))
     worker = Worker(database, settings.installation, command)
     try:
         async with LoggerClient(settings.log.url, settings.installation.token("logger")) as client:

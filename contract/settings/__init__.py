@@ -17,6 +17,7 @@ from contract.settings.filters import (
 from contract.settings.load import load_settings, parse_section, parse_settings, yaml_value
 from contract.settings.loops import Loop, Trigger
 from contract.settings.origins import dotted
+from contract.settings.policy import PayloadPolicy, Redaction, Retention
 from contract.settings.prices import Price, listed_length, listed_price
 from contract.settings.providers import Provider
 from contract.settings.references import listeners
@@ -28,7 +29,6 @@ from contract.settings.schema import (
     Kafka,
     LogSettings,
     Model,
-    PayloadPolicy,
     Settings,
     SpoolSettings,
     StoreSettings,
@@ -54,6 +54,8 @@ __all__ = [
     "PayloadPolicy",
     "Price",
     "Provider",
+    "Redaction",
+    "Retention",
     "ScoreFilter",
     "Settings",
     "SpoolSettings",

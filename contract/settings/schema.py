@@ -12,6 +12,7 @@ from contract.installation import Installation
 from contract.settings.engines import NAME, SERVED, Engine
 from contract.settings.loops import Loop
 from contract.settings.origins import Origins
+from contract.settings.policy import PayloadPolicy, Retention
 from contract.settings.prices import Price, listed_price
 from contract.settings.providers import Provider
 from contract.settings.units import Bytes, Seconds, Section, Usd
@@ -145,19 +146,6 @@ class StoreSettings(Section):
     query_timeout: Seconds = Field(30.0, gt=0, description="time budget of one query")
 
 
-class PayloadPolicy(Section):
-    """What a record keeps beside the meter part."""
-
-    payload: Literal["on", "off"] = Field("on", description="keep prompts and answers")
-    tokens: bool = Field(False, description="keep token ids and sampling logprobs")
-
-    @field_validator("payload", mode="before")
-    @classmethod
-    def _word(cls, value: object) -> object:
-        # To YAML, on and off without quotes are true and false.
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
 class FeedbackMetric(Section):
     """A metric that `POST /v1/feedback` accepts."""
 
@@ -181,7 +169,9 @@ class LogSettings(Section):
     spool: SpoolSettings = Field(SpoolSettings(), description="per producer")
     kafka: Kafka | None = Field(None, description="straight to the store when absent")
     store: StoreSettings = Field(StoreSettings(), description="DuckDB")
-    policy: PayloadPolicy = Field(PayloadPolicy(), description="what is kept")
+    policy: PayloadPolicy = Field(PayloadPolicy(), description="what is kept of every project without one of its own")
+    policies: dict[str, PayloadPolicy] = Field({}, description="project -> what is kept of it")
+    retention: Retention = Field(Retention(), description="for how long")
     feedback: dict[str, FeedbackMetric] = Field({}, description="name -> metric")
 
     @field_validator("feedback")

@@ -16,10 +16,12 @@ from contract.money import format_usd
 from contract.settings import Settings
 from gateway.statements import bill
 from logger.client import LoggerClient
-from millrace.commands import datasets
+from millrace.commands import datasets, privacy
 from millrace.commands.common import AsJson, Config, Set, one_line, read_settings, show
 
 app = typer.Typer(no_args_is_help=True, help="The log: every call, with its answer and its cost.")
+app.command()(privacy.policy)
+app.command()(privacy.erase)
 T = TypeVar("T")
 
 

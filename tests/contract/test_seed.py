@@ -38,6 +38,7 @@ def test_the_first_time_makes_what_the_file_names_and_tells_it(engine: sa.Engine
     assert {(change.topic, change.subject) for change in follower.poll()} == {
         ("aliases", "triage"),
         ("prices", "triage"),
+        ("policies", "*"),
     }
 
 

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from gateway.keys import list_keys, revoke_key
+from logger.spool import DROPPED
 from tests.gateway.engine import FakeEngine
 from tests.gateway.house import ASK, House, house, make_key, settings, until
 
@@ -130,6 +131,45 @@ async def test_feedback_is_in_the_spool_when_it_is_answered(http: httpx2.AsyncCl
     check_error(await http.post("/v1/feedback", json={**given, "invocation": "inv_made_up"}), 404)
     check_error(await http.post("/v1/feedback", json={**given, "value": "meh"}), 400)
     assert len(home.feedback()) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "param", "named"),
+    [
+        (b"NaN", None, "JSON"), (b"Infinity", None, "JSON"), (b"1e999", None, ""), (b"-1e999", None, ""),
+        (b'"4"', "value", "the metric 'stars' is a number"), (b"true", "value", "the metric 'stars' is a number"),
+    ],
+)  # fmt: skip
+async def test_a_value_that_is_no_number_of_this_world_is_refused(
+    http: httpx2.AsyncClient, home: House, value: bytes, param: str | None, named: str
+) -> None:
+    body = b'{"conversation": "c", "metric": "stars", "value": %b}' % value
+    answer = await http.post("/v1/feedback", content=body, headers={"content-type": "application/json"})
+    check_error(answer, 400)
+    assert named in answer.json()["error"]["message"] and answer.json()["error"]["param"] in (param, "value")
+    assert home.feedback() == []
+
+
+async def test_feedback_that_the_spool_drops_is_not_answered_as_kept(
+    http: httpx2.AsyncClient, home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home.worker.spool, "append", lambda record: DROPPED)
+    answer = await http.post("/v1/feedback", json={"conversation": "c", "metric": "stars", "value": 1})
+    check_error(answer, 503)
+    assert answer.json()["error"]["code"] == "storage_full"
+
+
+async def test_opinions_of_different_authors_on_one_answer_are_all_kept(http: httpx2.AsyncClient, home: House) -> None:
+    async with home.client() as client:
+        made = await client.chat.completions.create(model="plain", messages=ASK)
+    for author, stars in (("ann", 5), ("bob", 1), ("ann", 4), (None, 2.5)):
+        given = {"invocation": made.id, "metric": "stars", "value": stars}
+        told = await http.post("/v1/feedback", json=given if author is None else {**given, "author": author})
+        assert told.status_code == 200
+    kept = [(each.author, json.loads(each.value), each.invocation) for each in home.feedback()]
+    own = made.id.removeprefix("chatcmpl-")
+    assert kept == [("ann", 5, own), ("bob", 1, own), ("ann", 4, own), (None, 2.5, own)]
+    assert len({each.id for each in home.feedback()}) == 4
 
 
 async def test_another_projects_answers_take_no_feedback(home: House) -> None:

@@ -118,10 +118,18 @@ async def test_the_cost_is_in_the_header(home: House) -> None:
 
 async def test_without_payload_the_input_is_not_kept(engine: FakeEngine, tmp_path: Path) -> None:
     engine.pooling = True
-    async with house(engine, settings(tmp_path, engine.url, policy="payload: off, tokens: true")) as home:
+    async with house(engine, settings(tmp_path, engine.url, policy="payload: off")) as home:
         await embed(home)
         (record,) = home.invocations()
         assert (record.messages, record.choices) == (None, None)
+        assert (record.prompt_tokens, record.completion_token_ids, record.logprobs) == (2, None, None)
+
+
+async def test_no_tokens_are_asked_for(engine: FakeEngine, tmp_path: Path) -> None:
+    engine.pooling = True
+    async with house(engine, settings(tmp_path, engine.url, policy="tokens: true")) as home:
+        await embed(home)
+        (record,) = home.invocations()
         assert (record.prompt_tokens, record.completion_token_ids, record.logprobs) == (2, [], [])
         assert "return_token_ids" not in engine.chats()[0]
 

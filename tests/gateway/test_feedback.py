@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import math
 from typing import Any
 
 import pytest
@@ -85,6 +86,19 @@ def test_a_value_of_the_metrics_type_is_taken(metric: str, value: Any) -> None:
         ({"metric": "ok", "value": 1}, "value", "1"),
         ({"metric": "note", "value": 1}, "value", "1"),
         ({"metric": "free", "value": "x" * 513}, "value", "512"),
+        ({"metric": "free", "value": ""}, "value", "1 to 512"),
+        ({"metric": "note", "value": ""}, "value", "1 to 65536"),
+        ({"metric": "better", "value": "x" * (2**20 + 1)}, "value", "1 to 1048576"),
+        ({"metric": "better", "value": ["x"]}, "value", "'better' is a demonstration"),
+        ({"metric": "stars", "value": math.nan}, "value", "'stars' is a number"),
+        ({"metric": "stars", "value": math.inf}, "value", "'stars' is a number"),
+        ({"metric": "stars", "value": -math.inf}, "value", "'stars' is a number"),
+        ({"metric": "stars", "value": 10**309}, "value", "'stars' is a number"),
+        ({"metric": "ok", "value": "true"}, "value", "'ok' is a boolean"),
+        ({"value": "great"}, "value", "'label' is a label"),
+        ({"choice": 1025}, "choice", "1025"),
+        ({"choice": True}, "choice", "true"),
+        ({"choice": 0.5}, "choice", "0.5"),
         ({"choice": -1}, "choice", "-1"),
         ({"choice": "0"}, "choice", "0"),
         ({"invocation": None, "conversation": "c", "choice": 1}, "choice", "1"),
@@ -101,6 +115,11 @@ def test_a_bad_field_is_named_with_its_value(fields: dict[str, Any], param: str,
         parsed(**fields)
     assert caught.value.param == param
     assert named in caught.value.message
+
+
+def test_feedback_may_come_years_after_its_answer() -> None:
+    old = new_invocation_id("p", SECRET, now_ns=lambda: 10**18)
+    assert parsed(invocation=old, metric="stars", value=1).invocation == old
 
 
 def test_without_a_declared_metric_there_is_no_feedback() -> None:

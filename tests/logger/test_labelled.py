@@ -2,7 +2,7 @@
 import pyarrow
 import pytest
 
-from contract.records import Score, Status
+from contract.records import Erasure, Score, Status
 from contract.settings import Filter, MetadataFilter, MetadataPair
 from logger.export import labelled_stream
 from logger.labelled import Selection, count_labelled, labelled, with_values
@@ -208,3 +208,25 @@ def test_a_stream_runs_its_query_once(store: Store, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(store, "stream", lambda *given: asked.append(given[0]) or stream(*given))
     monkeypatch.setattr(store, "fetch", lambda *given: pytest.fail("a query for each page"))
     assert len(list(labelled_stream(store, LABEL))) == 5 and len(asked) == 1
+
+
+def test_feedback_on_what_is_not_in_the_log_is_counted(store: Store) -> None:
+    put(
+        store,
+        invocation("inv_two", finish_reasons=["stop", "stop"], conversation="c"),
+        invocation("inv_theirs", project="p"),
+    )
+    put(
+        store, label("f_1", "inv_two", choice=1), label("f_2", "inv_two", choice=2), label("f_3", "inv_none"),
+        label("f_4", None, conversation="c"), label("f_5", None, conversation="d"), label("f_6", "inv_theirs"),
+        label("f_7", "inv_two"),
+    )  # fmt: skip
+    assert orphans(store) == 4, "a choice that is not there, an answer, a conversation, and another project's answer"
+
+
+def test_an_opinion_whose_words_are_erased_is_none_and_uncovers_the_one_before(store: Store) -> None:
+    put(store, invocation("inv_a"), label("f_1", "inv_a", '"good"', author="ann", time=1))
+    put(store, label("f_2", "inv_a", '"bad"', author="bob", time=2))
+    assert answers(store) == [("inv_a", "bad")]
+    put(store, Erasure(id="e", time=3, project="default", by="ops", user="bob"))
+    assert answers(store) == [("inv_a", "good")]

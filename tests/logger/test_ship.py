@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka.errors import MessageSizeTooLargeError, OutOfOrderSequenceNumberError
+from kafka.errors import KafkaConnectionError, MessageSizeTooLargeError, OutOfOrderSequenceNumberError
 from kafka.future import Future
 
 from contract.records import Invocation, Record, decode
@@ -219,3 +219,48 @@ def test_a_spool_that_was_deleted_while_it_was_shipped_stops_its_producer_alone(
     assert "broker" not in shipper.errors
     write(other, invocation("inv_b"))
     shipped(tmp_path, lambda _: broker.ids(other) == ["inv_b"])
+
+
+def test_what_waits_is_told_while_the_broker_is_away(
+    tmp_path: Path, broker: Broker, producers: list[Producer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = producers[0].name
+    write(producers[0], invocation("inv_a"), invocation("inv_b"))
+    shipped(tmp_path, lambda _: (producers[0].folder / "shipped").exists())
+
+    def away(_kafka: Kafka) -> int:
+        raise KafkaConnectionError("nobody is there")
+
+    monkeypatch.setattr(ship, "ensure_topic", away)
+    write(producers[0], *(invocation(f"inv_{n}", time=10**18) for n in range(3)))
+    write(producers[1], invocation("inv_z", time=10**18))
+    found = shipped(tmp_path, lambda shipper: name in shipper.lag and "broker" in shipper.errors)
+    size = sum(path.stat().st_size for path in producers[1].folder.glob("*.seg"))
+    assert {each: lag.records for each, lag in found.lag.items()} == {name: 3, producers[1].name: 1}
+    assert (found.lag[producers[1].name].bytes, found.lag[name].seconds > 10**6) == (size, True)
+
+
+def test_what_is_on_its_way_waits_until_it_is_acknowledged(
+    tmp_path: Path, broker: Broker, producers: list[Producer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, pending = producers[0].name, Future()
+    write(producers[0], *(invocation(f"inv_{n}") for n in range(3)))
+    send = Connection.send
+
+    def unanswered(self: Connection, *given: Any, **named: Any) -> Future:
+        send(self, *given, **named)
+        return pending
+
+    monkeypatch.setattr(Connection, "send", unanswered)
+    monkeypatch.setattr(ship, "LOOK_SECONDS", 0.0)
+    seen: list[tuple[int, bool]] = []
+
+    def told(shipper: Shipper) -> bool:
+        lag = shipper.lag.get(name)
+        if lag is not None and lag.records == 3 and not seen:
+            seen.append((lag.records, (lag.bytes or 0) > 0))
+            pending.success(None)
+        return bool(seen) and lag is not None and lag.records == 0
+
+    shipped(tmp_path, told)
+    assert seen == [(3, True)]

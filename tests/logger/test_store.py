@@ -202,5 +202,15 @@ def test_one_invocation_comes_with_its_scores_and_feedback(store: Store) -> None
     row = find(store, "inv_a")
     assert row is not None
     assert ([s["value"] for s in row["scores"]], [f["value"] for f in row["feedback"]]) == ([1.0], ["good"])
+    put(
+        store,
+        *(
+            label(f"fb_{author}", "inv_a", f'"{value}"', author=author)
+            for author, value in (("x", "bad"), ("y", "good"))
+        ),
+    )
+    row = find(store, "inv_a")
+    assert row is not None, "and every opinion is shown, whoever had another"
+    assert [(f["author"], f["value"]) for f in row["feedback"]] == [(None, "good"), ("x", "bad"), ("y", "good")]
     assert find(store, "inv_zzz") is None
     assert (score_position(store, "exact"), score_position(store, "other")) == (7, 0)

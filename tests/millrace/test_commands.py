@@ -8,6 +8,12 @@ from typing import Any, Self
 import pytest
 from typer.testing import CliRunner
 
+from contract.errors import SettingsError
+from contract.ids import new_invocation_id
+from contract.installation import Installation
+from contract.records import Erasure, decode
+from gateway.redaction import pseudonym
+from logger.spool import SpoolReader
 from millrace.cli import app
 from millrace.commands import logs
 
@@ -94,3 +100,53 @@ def test_a_model_of_a_provider_is_listed_with_the_providers_name_of_it(config: P
         {"model": "mini", "engine": "far", "version": "gpt-4o-mini"},
         {"model": "small", "engine": "e", "version": "small"},
     ]
+
+
+def test_a_payload_policy_is_shown_and_changed(config: Path) -> None:
+    def policy(*arguments: str) -> Any:
+        return json.loads(printed("logs", "policy", *arguments, "--json", "--config", config))
+
+    assert policy() == [{"project": "*", "payload": "on"}]
+    assert policy("p", "{payload: sampled, sample: 0.2}") == [{"project": "p", "payload": "sampled", "sample": 0.2}]
+    assert policy("other") == [{"project": "other", "payload": "on"}]
+    assert len(policy()) == 2
+    assert "sampled  0.2" in printed("logs", "policy", "--config", config)
+
+
+@pytest.mark.parametrize("policy", ["{payload: some}", "{payload: off, tokens: true}", "off", "{"])
+def test_a_payload_policy_that_cannot_be_is_refused(config: Path, policy: str) -> None:
+    done = CliRunner().invoke(app, ["logs", "policy", "p", policy, "--config", str(config)])
+    assert isinstance(done.exception, SettingsError) and "the policy" in done.exception.message
+
+
+def erased(config: Path) -> list[Erasure]:
+    found = []
+    for folder in (config.parent / "data" / "spool").glob("cli-*"):
+        entries = SpoolReader(folder, folder.name).read()
+        found += [decode(entry.payload) for entry in entries]
+    assert all(isinstance(each, Erasure) for each in found)
+    return found  # type: ignore[return-value]  # looked at in the line above
+
+
+def test_an_erasure_of_a_user_is_written_down_under_every_name_that_rows_may_have(config: Path) -> None:
+    told = json.loads(
+        printed("logs", "erase", "--user", "ann@x.com", "--project", "p", "--by", "ops", "--json", "-c", config)
+    )
+    first, second = erased(config)
+    assert (first.user, second.user) == (
+        "ann@x.com",
+        pseudonym("ann@x.com", Installation(config.parent / "data").secret()),
+    )
+    assert {(each.project, each.by, each.invocation) for each in (first, second)} == {("p", "ops", None)}
+    assert told["ids"] == [first.id, second.id]
+
+
+def test_an_erasure_of_a_request_is_one_of_the_project(config: Path) -> None:
+    own = new_invocation_id("p", Installation(config.parent / "data").secret())
+    assert "er_" in printed("logs", "erase", "--invocation", f"chatcmpl-{own}", "--project", "p", "--config", config)
+    (one,) = erased(config)
+    assert (one.invocation, one.user, bool(one.by)) == (own, None, True)
+    for wrong in (["--invocation", own], ["--invocation", own, "--user", "u"], [], ["--user", ""]):
+        done = CliRunner().invoke(app, ["logs", "erase", *wrong, "--config", str(config)])
+        assert isinstance(done.exception, SettingsError), wrong
+    assert len(erased(config)) == 1

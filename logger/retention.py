@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ages at which the log lets go by itself (``log.retention``), and the erasures that snapshots have to follow.
+
+In small transactions of their own, between those that bring rows: ingestion waits for one of them at most. An age is
+counted from a row's own time to the clock of now, at every look anew: a clock that is put back keeps rows for longer,
+and what comes late, or is replayed, is let go at the next look. The store's book counts for good what was let go.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+
+import duckdb
+
+from contract.settings import LogSettings
+from logger.erasures import EMPTIED, NO_WORDS, WORDS
+from logger.snapshots import carry_erasures
+from logger.stage import Lag, describe
+from logger.store import Store
+
+LOOK_SECONDS = 60.0
+BATCH_ROWS = 500
+PAYLOADS, ROWS = "retired_payloads", "retired_rows"
+"""In the store's book: how many rows lost their payload, and how many went whole."""
+_log = logging.getLogger(__name__)
+_HELD = " IS NOT NULL OR ".join(EMPTIED) + " IS NOT NULL"
+_EMPTY = f"SET {' = NULL, '.join(EMPTIED)} = NULL"
+# Erasures and decisions stay: they are what is remembered, and name no text.
+_WHOLE = ("invocations", "scores", "feedback", "amendments", "charges", "training_steps")
+
+
+class Retention:
+    """A stage beside those that bring rows. For one thread."""
+
+    name = "retention"
+    cut = duplicates = 0
+
+    def __init__(self, store: Store, settings: LogSettings, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self.lag: dict[str, Lag] = {}
+        self.errors: dict[str, str] = {}
+        self._store = store
+        self._ages = settings.retention
+        self._now_ns = now_ns
+        # The values of such a metric are a few names of the settings, nobody's words.
+        self._no_words = [name for name, metric in settings.feedback.items() if metric.values is not None]
+        self._looked: dict[str, tuple[int, int]] = {}
+        """Table and purpose -> the time and the cursor before which everything is let go already."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Looks once a minute until ``stop`` is set."""
+        while True:
+            try:
+                self.look(stop)
+                self.errors.pop("retention", None)
+            except (duckdb.Error, OSError) as error:  # the log goes on; the next look tries again
+                self.errors["retention"] = describe(error)
+                _log.error("nothing is let go of now: %s", describe(error))
+            if stop.wait(LOOK_SECONDS):
+                return
+
+    def look(self, stop: threading.Event) -> None:
+        """Lets go of everything that is old enough, and brings the snapshots up to the erasures."""
+        if self._ages.payload is not None:
+            before = self._now_ns() - int(self._ages.payload * 1e9)
+            for table, change, held in self._payloads():
+                self._all("payload", PAYLOADS, table, f"UPDATE {table} {change}", held, before, stop)
+            self._letters(before)
+        if self._ages.meter is not None:
+            before = self._now_ns() - int(self._ages.meter * 1e9)
+            for table in _WHOLE:
+                self._all("meter", ROWS, table, f"DELETE FROM {table}", "true", before, stop)
+        carry_erasures(self._store)
+
+    def _payloads(self) -> Collection[tuple[str, str, str]]:
+        """Table, what is done to a row, and which rows still have something to lose."""
+        named = ", ".join("'" + name.replace("'", "''") + "'" for name in self._no_words) or "NULL"
+        words = f"({WORDS} AND metric NOT IN ({named}))" if self._no_words else f"({WORDS})"
+        emptied = f"SET author = NULL, value = CASE WHEN {words} THEN {NO_WORDS} ELSE value END"
+        return (
+            ("invocations", _EMPTY, _HELD),
+            ("scores", "SET reason = NULL", "reason IS NOT NULL"),
+            ("feedback", emptied, f"author IS NOT NULL OR {words}"),
+            ("amendments", "SET metadata = NULL", "metadata IS NOT NULL"),
+        )
+
+    def _all(
+        self, what: str, book: str, table: str, statement: str, held: str, before: int, stop: threading.Event
+    ) -> None:
+        """One batch after the other, until no row of the table is old enough."""
+        place, seen = f"{what} {table}", self._store.cursor
+        known, after = self._looked.get(place, (0, 0))
+        # Below what is known, only rows that have come since; the log's order is nearly that of time.
+        rows = f"time < {before} AND (time >= {known} OR cursor > {after}) AND ({held})"
+        while not stop.is_set():
+            with self._store.writing() as connection:
+                done = connection.execute(
+                    f"{statement} WHERE cursor IN (SELECT cursor FROM {table} WHERE {rows} LIMIT {BATCH_ROWS})"
+                ).fetchall()[0][0]
+                self._store.add_to_book(book, done)
+            if done < BATCH_ROWS:
+                self._looked[place] = (before, seen)
+                return
+
+    def _letters(self, before: int) -> None:
+        with self._store.writing() as connection:
+            connection.execute("DELETE FROM dead_letters WHERE time < ?", [before]).fetchall()

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The snapshots that this log has made, and how erasures reach them.
+
+A snapshot lies where it was made, and the store remembers it there. After an erasure it is made again without what was
+erased, under its name, whole or not at all: a file that only marked rows as gone would still hold their bytes. One that
+was moved or copied elsewhere is its owner's to deal with, and one that is gone is forgotten.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+import duckdb
+
+from contract.columns import columns, table_name
+from contract.records import Amendment, Erasure
+from logger.amendments import apply_amendments
+from logger.erasures import ERASED, apply_erasures
+from logger.store import Store
+
+SNAPSHOTS = "CREATE TABLE IF NOT EXISTS snapshots (path VARCHAR PRIMARY KEY, erased_to BIGINT NOT NULL)"
+"""``erased_to``: the cursor up to which erasures are in it."""
+_log = logging.getLogger(__name__)
+
+
+def remember_snapshot(connection: duckdb.DuckDBPyConnection, path: Path, erased_to: int) -> None:
+    """Notes a snapshot that has the erasures up to a cursor."""
+    connection.execute(SNAPSHOTS)
+    connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", [str(path), erased_to]).fetchall()
+
+
+def carry_erasures(store: Store) -> None:
+    """Brings every snapshot up to the erasures that the log has.
+
+    Raises:
+        duckdb.Error, OSError: one cannot be made again; it is as it was, and the next call tries again.
+    """
+    newest = store.newest(Erasure)
+    with store.writing() as connection:
+        connection.execute(SNAPSHOTS)
+        behind = connection.execute("SELECT path, erased_to FROM snapshots WHERE erased_to < ?", [newest]).fetchall()
+    for name, erased_to in behind:
+        path = Path(name)
+        if path.exists():
+            _log.info("the snapshot %s is made again without what was erased", path)
+            _make_again(path, store.fetch("SELECT * FROM erasures WHERE cursor > ? ORDER BY cursor", [erased_to]))
+            with store.writing() as connection:
+                remember_snapshot(connection, path, newest)
+        else:
+            with store.writing() as connection:
+                connection.execute("DELETE FROM snapshots WHERE path = ?", [name]).fetchall()
+
+
+def _make_again(path: Path, erasures: list[dict[str, object]]) -> None:
+    work, fresh = path.with_name(f".{path.name}.erasing"), path.with_name(f".{path.name}.erased")
+    leftovers = [each.with_name(each.name + suffix) for each in (work, fresh) for suffix in ("", ".wal")]
+    for left in leftovers:
+        left.unlink(missing_ok=True)
+    try:
+        shutil.copyfile(path, work)
+        _erase(work, erasures)
+        with duckdb.connect() as connection:
+            for alias, file in (("work", work), ("fresh", fresh)):
+                connection.execute(f"ATTACH '{str(file).replace(chr(39), 2 * chr(39))}' AS {alias}")
+            connection.execute("COPY FROM DATABASE work TO fresh")
+            connection.execute("DETACH fresh")
+        shutil.copymode(path, fresh)
+        fresh.rename(path)
+    finally:
+        for left in leftovers:
+            left.unlink(missing_ok=True)
+
+
+def _erase(file: Path, erasures: list[dict[str, object]]) -> None:
+    names = ["cursor", *(column.name for column in columns(Erasure))]
+    listed = ", ".join(f'"{name}"' for name in names)
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("BEGIN")
+        connection.execute(ERASED)
+        (known,) = connection.execute(f"SELECT coalesce(max(cursor), 0) FROM {table_name(Erasure)}").fetchall()[0]
+        for each in erasures:
+            connection.execute(
+                f"INSERT INTO {table_name(Erasure)} ({listed}) VALUES ({', '.join('?' * len(names))})",
+                [each[name] for name in names],
+            )
+        apply_erasures(connection, known, [Erasure], erased_before=True)
+        apply_amendments(connection, known, [Amendment], amended_before=True)
+        connection.execute("COMMIT")

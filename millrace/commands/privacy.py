@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`millrace logs policy` and `millrace logs erase`: what the log keeps of people, and what it lets go of."""
+
+import getpass
+import time
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from contract.errors import SettingsError
+from contract.ids import invocation_of, is_own_invocation, new_id
+from contract.policies import EVERY_OTHER, read_policies, set_policy
+from contract.records import Erasure
+from contract.seed import DEFAULT_PROJECT
+from contract.settings import PayloadPolicy, Settings, yaml_value
+from gateway.redaction import pseudonym
+from logger.spool import Spool, claim_producer
+from millrace.commands.common import AsJson, Config, Set, database, one_line, read_settings, show
+
+
+def policy(
+    project: Annotated[str, typer.Argument(help="Project, or * for every one without a policy of its own.")] = "",
+    new: Annotated[str | None, typer.Argument(help="As log.policy has it: '{payload: sampled, sample: 0.2}'.")] = None,
+    config: Config = None,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is kept of each project; with a second argument, change it at once, on every worker."""
+    with database(read_settings(config, overrides), seeded=True) as engine, engine.begin() as connection:
+        if new is not None:
+            set_policy(connection, project, _policy(new))
+        found = read_policies(connection)
+    shown = {project: found.get(project, found[EVERY_OTHER])} if project else found
+    rows = [{"project": name, **each.model_dump(exclude_unset=True)} for name, each in shown.items()]
+    show(rows, ("project", "payload", "sample", "redact", "tokens"), as_json, "")
+
+
+def erase(
+    user: Annotated[str | None, typer.Option(help="All requests of this user until now, and their words.")] = None,
+    invocation: Annotated[str | None, typer.Option(help="One request: inv_…, or a response id.")] = None,
+    project: Annotated[str, typer.Option(help="Project that they are of.")] = DEFAULT_PROJECT,
+    by: Annotated[str | None, typer.Option(help="Who asks for it, to be remembered; the user of this machine.")] = None,
+    config: Config = None,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take prompts, answers, metadata, user ids and words out of the log for good; what is billed stays."""
+    settings = read_settings(config, overrides)
+    made = [
+        Erasure(
+            id=new_id("er"), time=time.time_ns(), project=project, by=by or getpass.getuser(),
+            user=name, invocation=None if name is not None else _own(invocation, project, settings),
+        )
+        for name in _names(user, invocation, settings)
+    ]  # fmt: skip
+    _write(settings, made)
+    document = {"ids": [each.id for each in made], "project": project, "user": user, "invocation": made[0].invocation}
+    one_line(as_json, document, lambda: f"{made[0].id} is written down; the log lets go as it takes it in")
+
+
+def _policy(text: str) -> PayloadPolicy:
+    given = yaml_value(text, "the policy")
+    try:
+        return PayloadPolicy.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(["the policy", *map(str, problem["loc"])])
+        raise SettingsError(f"{place}: {text}: {problem['msg']}") from None
+
+
+def _names(user: str | None, invocation: str | None, settings: Settings) -> list[str | None]:
+    """What the rows of a user may call them: the name, and what stood in its place where a policy took it out."""
+    if (user is None) == (invocation is None):
+        raise SettingsError("--user or --invocation: one of them says what to erase")
+    if user == "":
+        raise SettingsError("--user '': names nobody")
+    return [None] if user is None else [user, pseudonym(user, settings.installation.secret())]
+
+
+def _own(reference: str | None, project: str, settings: Settings) -> str:
+    identifier = invocation_of(reference or "")
+    if not is_own_invocation(identifier, project, settings.installation.secret()):
+        raise SettingsError(f"--invocation {reference!r}: is none that this installation gave to project {project!r}")
+    return identifier
+
+
+def _write(settings: Settings, made: list[Erasure]) -> None:
+    """Through a spool, as everything that goes into the log: it need not run now."""
+    producer = claim_producer(settings.installation.spool, "cli")
+    try:
+        spool = Spool(producer, settings.log.spool)
+        try:
+            spool.append_many(made)
+            spool.sync()
+        finally:
+            spool.close()
+    finally:
+        producer.release()

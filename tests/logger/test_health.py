@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+import threading
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from contract.settings import SpoolSettings, parse_settings
+from logger.consume import BlockSize
+from logger.drops import Drops
+from logger.health import Health
+from logger.retention import Retention
+from logger.spool import Spool, claim_producer
+from logger.stage import Lag
+from logger.store import Store
+from tests.logger.records import invocation, label
+from tests.logger.stores import put
+
+
+class Behind:
+    """A stage as it stands."""
+
+    def __init__(self, name: str, lag: dict[str, Lag], errors: dict[str, str]) -> None:
+        self.name, self.lag, self.errors = name, lag, errors
+        self.cut, self.duplicates = 2, 3
+
+    def run(self, stop: threading.Event) -> None: ...
+
+
+def test_every_stage_shows_records_bytes_and_seconds_behind(store: Store) -> None:
+    stages = [
+        Behind("ship", {"gateway-0": Lag(4, 900, 1.5)}, {}),
+        Behind("ingest", {"kafka:log:0": Lag(10, None, 60.0)}, {"store": "no room"}),
+    ]
+    put(store, label("f", "inv_none"))
+    page = _page(Health("both", stages, store))
+    for line in (
+        'millrace_log_lag_records{producer="gateway-0",stage="ship"} 4.0',
+        'millrace_log_lag_bytes{producer="gateway-0",stage="ship"} 900.0',
+        'millrace_log_lag_seconds{producer="gateway-0",stage="ship"} 1.5',
+        'millrace_log_lag_records{producer="kafka:log:0",stage="ingest"} 10.0',
+        'millrace_log_lag_seconds{producer="kafka:log:0",stage="ingest"} 60.0',
+        'millrace_log_stopped{producer="store",stage="ingest"} 1.0',
+        "millrace_log_cut_total 4.0", "millrace_log_duplicates_total 6.0", "millrace_log_orphans 1.0",
+    ):  # fmt: skip
+        assert line in page, line
+    assert 'millrace_log_lag_bytes{producer="kafka:log:0"' not in page, "unknown is not 0"
+
+
+def test_what_was_let_go_by_age_is_counted(store: Store) -> None:
+    put(store, invocation("inv_1", time=1), invocation("inv_2", time=1))
+    settings = parse_settings("log: {retention: {payload: 1d, meter: 1d}}").log
+    Retention(store, settings).look(threading.Event())
+    page = _page(Health("both", [], store))
+    assert 'millrace_log_retired_total{part="payload"} 2.0' in page
+    assert 'millrace_log_retired_total{part="meter"} 2.0' in page
+
+
+def test_the_drops_of_any_spool_are_shown_by_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    producer = claim_producer(tmp_path, "judge")
+    spool = Spool(producer, SpoolSettings(max_bytes=2**20, when_full="drop"))
+    long = f'"{"x" * 300_000}"'
+    for number in range(5):
+        spool.append(invocation(f"inv_{number}", messages=long))
+    assert 'millrace_log_dropped_total{reason="record"} 2.0' in _page(Drops(spool))
+    spool.close()
+    producer.release()
+
+
+def test_blocks_that_wait_are_judged_by_those_that_came() -> None:
+    size = BlockSize()
+    assert (size.lag(5, 1.0), size.lag(0, 0.0)) == (Lag(5, None, 1.0), Lag(0, 0, 0.0))
+    for _ in range(3):
+        size.add(10, 1000)
+    assert size.lag(4, 2.0) == Lag(40, 4000, 2.0)
+    for _ in range(10_000):
+        size.add(1, 100)
+    assert size.lag(100, 2.0) == Lag(100, 10_000, 2.0), "what came lately weighs most"
+
+
+def _page(collector: Health | Drops) -> str:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return generate_latest(registry).decode()

@@ -19,7 +19,7 @@ from typing import Any
 
 from contract.records import OF_MESSAGES, Feedback, Invocation
 from logger.queries import MAX_ROWS, Row, value_of
-from logger.store import Store
+from logger.reading import Reading
 
 BATCH_ROWS = 1000
 """Rows that `all_labelled` holds at once."""
@@ -103,7 +103,7 @@ class Selection:
         }
 
 
-def labelled(store: Store, selection: Selection, limit: int) -> list[Row]:
+def labelled(store: Reading, selection: Selection, limit: int) -> list[Row]:
     """The rows by cursor, with their JSON as text under metadata, parameters, messages and reference.
 
     Choices of one answer may share a cursor; a page is never cut between them, so it may be longer than ``limit``.
@@ -114,13 +114,13 @@ def labelled(store: Store, selection: Selection, limit: int) -> list[Row]:
     return [_row(row) for row in found]
 
 
-def all_labelled(store: Store, selection: Selection) -> Iterator[list[Row]]:
+def all_labelled(store: Reading, selection: Selection) -> Iterator[list[Row]]:
     """All rows in the order of `labelled`, some at a time; what comes meanwhile is not among them."""
     for batch in store.stream(_ALL, selection.parameters(), BATCH_ROWS):
         yield [_row(row) for row in batch]
 
 
-def count_labelled(store: Store, selection: Selection) -> Row:
+def count_labelled(store: Reading, selection: Selection) -> Row:
     """``{"rows", "cursor"}``: how many, and the cursor of the last."""
     if _is_seen(store, selection):
         return {"rows": 0, "cursor": selection.after}
@@ -136,7 +136,7 @@ def with_values(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _is_seen(store: Store, selection: Selection) -> bool:
+def _is_seen(store: Reading, selection: Selection) -> bool:
     return selection.after >= max(store.newest(Feedback), store.newest(Invocation))
 
 

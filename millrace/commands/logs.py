@@ -42,7 +42,7 @@ def tail(
     as_json: AsJson = False,
 ) -> None:
     """Show the newest invocations."""
-    rows = ask(read_settings(config, overrides), lambda client: client.newest(count))
+    rows = ask(read_settings(config, overrides), lambda client: client.newest(count)).rows
     lines = [
         {
             "id": row["id"],

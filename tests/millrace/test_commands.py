@@ -8,6 +8,7 @@ from typing import Any, Self
 import pytest
 from typer.testing import CliRunner
 
+from logger.client import Page
 from millrace.cli import app
 from millrace.commands import logs
 
@@ -29,9 +30,9 @@ class Log:
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def newest(self, _limit: int) -> list[dict[str, Any]]:
+    async def newest(self, _limit: int) -> Page:
         sums = {"prompt_tokens": 30, "completion_tokens": 2, "cost": 7, "total_ns": 10**7}
-        return [{"id": ID, "version": "triage-of-the-north@0123456789ab", "status": "interrupted", **sums}]
+        return Page([{"id": ID, "version": "triage-of-the-north@0123456789ab", "status": "interrupted", **sums}], 1)
 
     async def invocation(self, identifier: str) -> dict[str, Any] | None:
         return {"id": ID} if identifier == ID else None

@@ -34,6 +34,7 @@ from logger.forms import (
     ExportOrder,
     FeedbackQuery,
     InvocationsQuery,
+    KnownQuery,
     LabelledQuery,
     Paging,
     ScoresQuery,
@@ -185,6 +186,11 @@ def _derived(store: Reading) -> APIRouter:
     @router.get("/labelled/count")
     def _count(query: Annotated[SelectionQuery, Query()]) -> Response:
         return _json(labelled.count_labelled(store, query.selection()))
+
+    @router.post("/known")
+    def _known(body: KnownQuery) -> Response:
+        kind = export.kind_of(body.kind, "kind")
+        return _json({"ids": queries.known(store, kind, body.ids, body.since_ns, body.until_ns)})
 
     @router.get("/usage")
     def _usage(query: Annotated[UsageQuery, Query()]) -> Response:

@@ -83,13 +83,23 @@ def export(store: Store, kinds: Sequence[str], format: str, to: str) -> Row:
         InvalidRequest: no such kind, the place cannot be used, or there is something already where a file is to be.
     """
     for kind in kinds:
-        if kind not in KINDS:
-            raise InvalidRequest(f"kinds: {kind!r}: is none of {', '.join(KINDS)}", param="kinds")
+        kind_of(kind, "kinds")
     if format == "parquet":
         return {"to": to, "tables": export_parquet(store, list(kinds) or list(KINDS), place(to, "to"))}
     if len(kinds) != 1:
         raise InvalidRequest(f"kinds: {list(kinds)!r}: a jsonl file is of one kind", param="kinds")
     return {"to": to, "tables": [_export_jsonl(store, kinds[0], Path(to))]}
+
+
+def kind_of(name: str, param: str) -> type[Record]:
+    """The record kind of a name such as ``invocation``.
+
+    Raises:
+        InvalidRequest: there is none; ``param`` is the field that it was given in.
+    """
+    if name not in KINDS:
+        raise InvalidRequest(f"{param}: {name!r}: is none of {', '.join(KINDS)}", param=param)
+    return KINDS[name]
 
 
 def _export_jsonl(store: Store, kind: str, path: Path) -> Row:

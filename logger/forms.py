@@ -114,6 +114,15 @@ class UsageQuery(Form):
     project: str | None = None
 
 
+class KnownQuery(Form):
+    """See `LoggerClient.known`."""
+
+    kind: str
+    ids: list[str] = Field(max_length=MAX_ROWS)
+    since_ns: Nanoseconds | None = None
+    until_ns: Nanoseconds | None = None
+
+
 class SnapshotOrder(Form):
     """See `LoggerClient.snapshot`."""
 

@@ -2,7 +2,7 @@
 """Pages of the log's tables. Values are bound, never part of a statement; names come from the declarations."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contract.columns import CURSOR, Column, Kind, columns, table_name
@@ -66,6 +66,17 @@ def invocation(store: Reading, identifier: str) -> Row | None:
     scores = page(store, Score, 0, MAX_ROWS, {"invocation": identifier})
     feedback = page(store, Feedback, 0, MAX_ROWS, {"invocation": identifier})
     return rows[0] | {"scores": scores, "feedback": feedback}
+
+
+def known(
+    store: Reading, kind: type[Record], ids: Sequence[str], since_ns: int | None = None, until_ns: int | None = None
+) -> list[str]:
+    """Which of these ids a table holds; ``since_ns`` and ``until_ns``, where given, bound their times."""
+    times, values = between(store, since_ns, until_ns)
+    where = " AND ".join(["id IN (SELECT unnest($ids))", *times])
+    return [
+        row["id"] for row in store.fetch(f"SELECT id FROM {table_name(kind)} WHERE {where}", {"ids": ids, **values})
+    ]
 
 
 def score_position(store: Reading, grader: str) -> int:

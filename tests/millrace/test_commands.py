@@ -30,14 +30,14 @@ class Log:
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def newest(self, _limit: int) -> Page:
+    async def newest(self, _limit: int, **_: object) -> Page:
         sums = {"prompt_tokens": 30, "completion_tokens": 2, "cost": 7, "total_ns": 10**7}
         return Page([{"id": ID, "version": "triage-of-the-north@0123456789ab", "status": "interrupted", **sums}], 1)
 
     async def invocation(self, identifier: str) -> dict[str, Any] | None:
         return {"id": ID} if identifier == ID else None
 
-    async def usage(self, group_by: list[str]) -> list[dict[str, Any]]:
+    async def usage(self, group_by: list[str], **_: object) -> list[dict[str, Any]]:
         sums = {"requests": 1, "unmetered": 1, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
         return [{"alias": f"nobody-{n}", "version": "", **sums, "cost": 0} for n in range(3)]
 

@@ -18,6 +18,7 @@ from contract.records import OF_MESSAGES
 from logger.client import LoggerClient, Row
 
 COMPLETIONS = "/v1/completions"
+PAGE = 200
 MARK = "replay_of"
 """The metadata key of a replay."""
 _VERSION_HEADER = "x-millrace-model-version"
@@ -87,7 +88,7 @@ async def plan(log: LoggerClient, wanted: Mapping[str, Any], limit: int, counts:
     """
     after, end = 0, (await log.newest(1)).next
     while True:
-        page = await log.invocations(after, 200, **wanted)
+        page = await log.invocations(after, PAGE, **wanted)
         for row in page.rows:
             if row["cursor"] > end or counts.requests >= limit:
                 return

@@ -94,6 +94,19 @@ def test_a_day_is_written_again_only_if_it_changed(store: Store, tmp_path: Path)
     assert changed(before, files(folder)) == {"kind=invocation/day=2024-10-05/part-0.parquet"}
 
 
+def test_who_reads_a_day_while_it_is_replaced_reads_the_old_one_whole(store: Store, tmp_path: Path) -> None:
+    fill(store)
+    to(store, tmp_path / "log")
+    file = tmp_path / "log/kind=invocation/day=2024-10-05/part-0.parquet"
+    content = file.read_bytes()
+    with file.open("rb") as reading:
+        half = reading.read(len(content) // 2)
+        put(store, *(invocation(f"inv_late_{n}", time=FIRST + DAY_NS + n) for n in range(50)))
+        to(store, tmp_path / "log")
+        assert half + reading.read() == content
+    assert pyarrow.parquet.read_table(file).num_rows == 54
+
+
 @pytest.mark.parametrize(
     "change",
     [

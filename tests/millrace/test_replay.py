@@ -16,6 +16,7 @@ from contract.settings import SpoolSettings
 from logger.client import LoggerClient, Page, Row
 from logger.spool import Spool, claim_producer
 from logger.store import Store
+from millrace import replaying
 from millrace.cli import app
 from millrace.commands.logs import follow_log
 from millrace.replaying import Counts, Pair, plan, replay
@@ -116,6 +117,15 @@ async def test_a_replay_sends_neither_itself_nor_what_cannot_be_sent(both: Both,
     }  # fmt: skip
     counts, pairs = await both.again({"alias": "plain"}, limit=2)
     assert (counts.requests, len(pairs)) == (2, 2)
+
+
+async def test_what_is_logged_meanwhile_is_not_replayed(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "PAGE", 1)
+    await both.put(invocation("inv_a"), invocation("inv_b"))
+    rows = plan(both.log, {}, 100, Counts())
+    assert (await anext(rows))["id"] == "inv_a"
+    await both.put(invocation("inv_later"))
+    assert [row["id"] async for row in rows] == ["inv_b"]
 
 
 async def test_what_fails_is_told_and_the_rest_goes_on(both: Both, engine: FakeEngine) -> None:

@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import duckdb
 import msgspec
+import pyarrow
+import pyarrow.parquet
 
-from contract.columns import CURSOR, columns, table_name
+from contract.columns import CURSOR, arrow_schema, columns, table_name
 from contract.errors import InvalidRequest, Overloaded
 from contract.records import KINDS, SCHEMA, Record
 from logger.parquet_index import Day, Index, Table, file_of, read_index, write_index
@@ -27,7 +30,10 @@ INDEX_SECONDS = 5.0
 """How much work an export that is killed may have to do again."""
 # Row groups that one thread holds in memory, however long the payloads are.
 _OPTIONS = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880, ROW_GROUP_SIZE_BYTES '32MB'"
+PIECE = 16
+"""Rows of one piece, where they are too long for more."""
 _one_at_a_time = threading.Lock()
+_Write = Callable[[duckdb.DuckDBPyConnection, str, str, Path], None]
 
 
 def export_parquet(
@@ -98,14 +104,10 @@ class _Export:
         condition = f"{CURSOR} <= {self._until} AND time >= {start} AND time < {start + DAY_NS}"
         with self._place.writing(file_of(kind, day)) as part, self._store.connection() as connection:
             connection.execute("SET SESSION preserve_insertion_order = false")  # or a group's bytes have no bound
-            connection.execute("BEGIN")  # the figures are of the very rows that are written
-            (row,) = connection.execute(_figures(KINDS[kind], condition)).fetchall()
-            names = [column[0] for column in connection.description or ()]
-            connection.execute(
-                f"COPY ({select(KINDS[kind])} WHERE {condition}) TO {_text(part)} "
-                f"({_OPTIONS}, KV_METADATA {{kind: '{kind}', schema: '{SCHEMA}'}})"
-            ).fetchall()
-            connection.execute("COMMIT")
+            try:
+                names, row = _written(connection, kind, condition, part, _at_once)
+            except duckdb.OutOfMemoryException:  # DuckDB takes 2048 rows at a time, and these are very long ones
+                names, row = _written(connection, kind, condition, part, _in_pieces)
             size = part.stat().st_size
         return Day(row[1], size, row[2], SCHEMA, _digest(names, row))
 
@@ -113,6 +115,44 @@ class _Export:
         if self._clock() - self._saved >= INDEX_SECONDS:
             write_index(self._place, self._index)
             self._saved = self._clock()
+
+
+def _written(
+    connection: duckdb.DuckDBPyConnection, kind: str, condition: str, part: Path, write: _Write
+) -> tuple[list[str], Sequence[int]]:
+    """Writes a day's rows, and gives the names and values of the figures of those very rows."""
+    connection.execute("BEGIN")
+    try:
+        (row,) = connection.execute(_figures(KINDS[kind], condition)).fetchall()
+        names = [column[0] for column in connection.description or ()]
+        write(connection, kind, condition, part)
+    finally:
+        connection.execute("ROLLBACK")  # nothing was changed
+    return names, row
+
+
+def _at_once(connection: duckdb.DuckDBPyConnection, kind: str, condition: str, part: Path) -> None:
+    connection.execute(
+        f"COPY ({select(KINDS[kind])} WHERE {condition}) TO {_text(part)} "
+        f"({_OPTIONS}, KV_METADATA {{kind: '{kind}', schema: '{SCHEMA}'}})"
+    ).fetchall()
+
+
+def _in_pieces(connection: duckdb.DuckDBPyConnection, kind: str, condition: str, part: Path) -> None:
+    """A few rows at a time, each piece a row group: slower by far, for rows so long that this is still little."""
+    found = connection.execute(f"SELECT rowid FROM {table_name(KINDS[kind])} WHERE {condition}").fetchall()
+    known = arrow_schema(KINDS[kind])
+    schema = pyarrow.schema(
+        [pyarrow.field(CURSOR, pyarrow.int64(), nullable=False), *known], {"kind": kind, "schema": str(SCHEMA)}
+    )
+    with pyarrow.parquet.ParquetWriter(part, schema, compression="zstd") as writer:
+        for start in range(0, len(found), PIECE):
+            # By rowid alone DuckDB takes the wanted rows out before it unpacks their columns.
+            wanted = ", ".join(str(each[0]) for each in found[start : start + PIECE])
+            rows = connection.execute(f"{select(KINDS[kind])} WHERE rowid IN ({wanted})").fetchall()
+            columns_of_it = list(zip(*rows, strict=True))
+            arrays = [pyarrow.array(values, field.type) for values, field in zip(columns_of_it, schema, strict=True)]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 
 def _figures(kind: type[Record], condition: str) -> str:

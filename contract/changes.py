@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from contract.database import changes, reading
 
 POLL_SECONDS = 0.25
-Topic = Literal["keys", "prices", "aliases", "versions", "jobs", "loops"]
+Topic = Literal["keys", "prices", "aliases", "versions", "jobs", "loops", "limits"]
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,25 @@ job_events = sa.Table(
     sa.Column("data", sa.JSON),
     sqlite_autoincrement=True,
 )
+limits = sa.Table(
+    "limits",
+    metadata,
+    sa.Column("kind", sa.String, primary_key=True, doc="key or project"),
+    sa.Column("subject", sa.String, primary_key=True, doc="id of the key or project"),
+    sa.Column("dimension", sa.String, primary_key=True, doc="requests, tokens, concurrent, day or month"),
+    sa.Column("amount", sa.BigInteger, nullable=False, doc="requests or tokens a minute, requests, or nano-dollars"),
+)
+grants = sa.Table(
+    "grants",
+    metadata,
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("subject", sa.String, primary_key=True),
+    sa.Column("dimension", sa.String, primary_key=True),
+    sa.Column("starts_ns", sa.BigInteger, primary_key=True, doc="start of the window"),
+    sa.Column("holder", sa.String, primary_key=True, doc="one visit of one gateway worker to the window"),
+    sa.Column("held", sa.BigInteger, nullable=False, doc="what the holder may use, and has used, of the limit"),
+    sa.Column("ends_ns", sa.BigInteger, nullable=False, index=True, doc="end of the window, or of the lease"),
+)
 leases = sa.Table(
     "leases",
     metadata,

@@ -14,7 +14,8 @@
     ├── PermissionDenied               403     permission_error         (given)
     ├── NotFound                       404     not_found_error          not_found
     │   └── ModelNotFound              404     not_found_error          model_not_found
-    ├── RateLimited                    429     rate_limit_error         rate_limit_exceeded | insufficient_quota
+    ├── RateLimited                    429     rate_limit_error         rate_limit_exceeded
+    │   └── QuotaExceeded              429     insufficient_quota       insufficient_quota
     ├── Overloaded                     503     server_error             overloaded
     │   ├── EngineUnavailable          503     server_error             engine_unavailable
     │   └── StorageFull                503     server_error             storage_full
@@ -70,6 +71,7 @@ class InvalidRequest(MillraceError):
         "invalid_http": "What came is no HTTP request that can be taken.",
         "unsupported_model": "The model's engine does not answer on this route.",
         "content_policy_violation": "An external provider's policy does not allow the request.",
+        "request_over_limit": "The request alone could use more than a limit of its key or project.",
     }
 
 
@@ -158,6 +160,13 @@ class RateLimited(MillraceError):
     default_code = "rate_limit_exceeded"
 
 
+class QuotaExceeded(RateLimited):
+    """A budget of the key or project is used up."""
+
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
+
+
 class Overloaded(MillraceError):
     """No room right now; try again after ``retry_after`` seconds."""
 
@@ -167,6 +176,7 @@ class Overloaded(MillraceError):
         "shutting_down": "This server is going away; another, or the one that comes after it, will answer.",
         "not_ready": "`GET /ready` says why this server should get no requests now.",
         "logger_unavailable": "What needs the log cannot be answered, because the logger does not answer.",
+        "limits_unknown": "The control database did not say in time whether the limits of the key allow the request.",
         "query_timeout": "A query of the log took longer than `log.store.query_timeout`.",
         "query_memory": "A query of the log needs more memory than `log.store.memory_limit` leaves.",
         "export_changed": "An export of the log cannot be read, or was replaced while it was read.",

@@ -12,6 +12,7 @@ from contract.records import Invocation, Status
 from contract.settings import PayloadPolicy
 from gateway.asked import Asked
 from gateway.keys import Key
+from gateway.quota import Hold, Need
 from gateway.replicas import Backend
 from gateway.routes import Target
 from gateway.upstream import Stopwatch
@@ -47,6 +48,8 @@ class Entry:
         self.watch = Stopwatch(clock)
         self.meter = Meter(payload=policy.payload == "on")
         self.closed = False
+        self.hold: Hold | None = None
+        """What it has reserved of the limits of its key."""
         self._policy = policy
         self._clock = clock
         self._arrived = clock()
@@ -103,8 +106,12 @@ class Entry:
     def close(
         self, prices: PriceBook, status: Status, http_status: int | None, error_code: str | None = None
     ) -> Invocation:
-        """The record of how it ended, for the spool."""
-        return self._record(status, http_status, error_code, prices)
+        """The record of how it ended, for the spool; what was reserved for it is settled."""
+        record = self._record(status, http_status, error_code, prices)
+        if self.hold is not None:
+            tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
+            self.hold.settle(Need(min(self.attempts, 1), tokens, record.cost or 0))
+        return record
 
     def _record(
         self, status: Status, http_status: int | None, error_code: str | None, prices: PriceBook | None

@@ -17,9 +17,11 @@ from contract import changes
 from contract.database import keys, projects
 from contract.errors import AuthenticationFailed, DatabaseError
 from contract.ids import new_id
+from gateway.bank import read_limits
+from gateway.quota import Limit
 
 SECRET_PREFIX = "mr-"
-MAX_SEEN = 65536
+MAX_SEEN = 131072
 """Headers that a ring remembers; spellings of one key that differ in blanks are remembered apart."""
 _SHOWN = len(SECRET_PREFIX) + 6
 
@@ -35,6 +37,8 @@ class Key:
     created_ns: int
     expires_ns: int | None
     revoked_ns: int | None
+    limits: tuple[Limit, ...] = ()
+    """Its own and its project's."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class KeyRing:
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise AuthenticationFailed("the Authorization header must read `Bearer <key>`")
-        key = self._by_digest.get(_digest(secret.strip()))
+        key = self._by_digest.get(digest_of(secret.strip()))
         if key is None:
             raise AuthenticationFailed("this API key is not known here; `millrace keys create` makes one")
         if len(self._seen) < MAX_SEEN:
@@ -84,7 +88,8 @@ class KeyRing:
 
 def read_ring(connection: sa.Connection) -> KeyRing:
     """The ring as the database has it."""
-    return KeyRing({row.digest: _key(row) for row in connection.execute(keys.select())})
+    limits = read_limits(connection)
+    return KeyRing({row.digest: _key(row, limits) for row in connection.execute(keys.select())})
 
 
 def create_key(
@@ -106,7 +111,7 @@ def create_key(
         raise DatabaseError(f"expires_ns {expires_ns} is in the past")
     identifier, secret = new_id("key", now_ns), SECRET_PREFIX + random()
     row = {
-        "id": identifier, "project": project, "name": name, "prefix": secret[:_SHOWN], "digest": _digest(secret),
+        "id": identifier, "project": project, "name": name, "prefix": secret[:_SHOWN], "digest": digest_of(secret),
         "created_ns": now_ns(), "expires_ns": expires_ns,
     }  # fmt: skip
     connection.execute(keys.insert().values(row))
@@ -134,14 +139,17 @@ def list_keys(connection: sa.Connection, project: str | None = None) -> list[Key
     rows: Iterable[sa.Row[tuple[object, ...]]] = connection.execute(
         query if project is None else query.where(keys.c.project == project)
     )
-    return [_key(row) for row in rows]
+    limits = read_limits(connection)
+    return [_key(row, limits) for row in rows]
 
 
-def _digest(secret: str) -> str:
+def digest_of(secret: str) -> str:
+    """How a key is kept: SHA-256, in hex."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _key(row: "sa.Row[tuple[object, ...]]") -> Key:
+def _key(row: "sa.Row[tuple[object, ...]]", limits: Mapping[tuple[str, str], tuple[Limit, ...]]) -> Key:
     values = row._asdict()
     del values["digest"]
-    return Key(**values)
+    its_own, its_project = limits.get(("key", values["id"]), ()), limits.get(("project", values["project"]), ())
+    return Key(**values, limits=its_own + its_project)

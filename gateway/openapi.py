@@ -17,6 +17,7 @@ from contract.errors import (
     InvalidRequest,
     MillraceError,
     PayloadTooLarge,
+    RateLimited,
     StorageFull,
     UnsupportedEncoding,
 )
@@ -134,7 +135,7 @@ def _failures(operation: Operation) -> dict[str, Any]:
 def _failure(status: int, errors: Sequence[type[MillraceError]]) -> dict[str, Any]:
     codes = {error.default_code: (error.__doc__ or "").splitlines()[0] for error in errors}
     headers: dict[str, Any] = {"x-request-id": _REQUEST_ID}
-    if status == StorageFull.status:
+    if status in (RateLimited.status, StorageFull.status):
         headers["retry-after"] = _RETRY_AFTER
     return {
         "description": " ".join(f"`{code}`: {when}" for code, when in codes.items()),

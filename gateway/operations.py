@@ -8,7 +8,16 @@ a route without a row, and another for a body whose schema takes something else 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from contract.errors import EngineFailed, EngineTimeout, EngineUnavailable, ModelNotFound, NotFound, Overloaded
+from contract.errors import (
+    EngineFailed,
+    EngineTimeout,
+    EngineUnavailable,
+    ModelNotFound,
+    NotFound,
+    Overloaded,
+    QuotaExceeded,
+    RateLimited,
+)
 from contract.settings import Settings
 from gateway import answers, bodies, graders, stored
 from gateway.asked import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
@@ -17,7 +26,7 @@ from gateway.openapi import EVENTS, JSON, PATH, Operation, reply
 from gateway.queries import FILTER, PAGE
 from gateway.values import METADATA
 
-_ENGINE = (ModelNotFound, Overloaded, EngineUnavailable, EngineFailed, EngineTimeout)
+_ENGINE = (ModelNotFound, RateLimited, QuotaExceeded, Overloaded, EngineUnavailable, EngineFailed, EngineTimeout)
 _TOLD = {"x-millrace-model-version": "string", "openai-processing-ms": "integer"}
 # A key of two levels would be one that holds the brackets between them.
 _KEYS = {"maxLength": 64, "not": {"pattern": r"\]\["}}

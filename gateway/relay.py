@@ -27,10 +27,12 @@ from gateway.complaints import LostModel, complaint
 from gateway.completions import parse_completion
 from gateway.embeddings import parse_embeddings
 from gateway.entry import Entry
+from gateway.estimate import largest_context, most_nanos, most_tokens
 from gateway.fields import parse_body, parse_chat
 from gateway.limits import Reservation
 from gateway.providers import Feed, Provider
 from gateway.quick import usual_chat
+from gateway.quota import Need
 from gateway.replicas import Backend, Replica
 from gateway.reply import Reply
 from gateway.responses import parse_response
@@ -154,7 +156,7 @@ class Exchange:
             return
         entry.target = target
         replica = worker.routes.known(target, (), self._prefix)
-        if not isinstance(replica, Replica):
+        if not isinstance(replica, Replica) or (entry.key.limits and not self._allowed_at_once(request, target)):
             return
         data = self._wire(request, target, replica)
         reply = self._reply = Reply(worker, entry, turn, self._endpoint, request, target)
@@ -229,6 +231,9 @@ class Exchange:
                 entry.target = worker.routes.snapshot.resolve(entry.request.model)
             request, target = entry.request, entry.target
             assert request is not None and target is not None
+            if entry.key.limits and entry.hold is None:
+                entry.hold = await worker.allowance.granted(entry.key.limits, self._need(request, target))
+                turn.limits = worker.allowance.headers(entry.key.limits)
             gate = worker.limits.gates.get(target.alias)
             if gate is None:
                 await self._answer(request, target)
@@ -242,6 +247,22 @@ class Exchange:
                 await turn.drained()
         finally:
             reservation.settle()
+
+    def _allowed_at_once(self, request: Asked, target: Target) -> bool:
+        """Whether what this worker holds of the limits of the key suffices; then it is reserved."""
+        allowance, entry = self._worker.allowance, self._entry
+        entry.hold = allowance.reserve(entry.key.limits, self._need(request, target))
+        if entry.hold is not None:
+            self._turn.limits = allowance.headers(entry.key.limits)
+        return entry.hold is not None
+
+    def _need(self, request: Asked, target: Target) -> Need:
+        """The most that a request can use, whichever of its targets answers."""
+        worker, routes = self._worker, self._worker.routes
+        targets = [target, *routes.fallbacks(target, request.endpoint)]
+        context = largest_context(backend for each in targets for backend in routes.replicas[each.engine])
+        read, written = most_tokens(request, worker.settings.gateway.max_completion_tokens, context)
+        return Need(1, read + written, most_nanos(read, written, targets, worker.prices, time.time_ns()))
 
     @property
     def _strand(self) -> Strand:
@@ -397,6 +418,8 @@ class Exchange:
         self._turn.model = self._entry.model_label
         if self._turn.answered:
             return
+        if self._entry.key.limits and not self._turn.limits:
+            self._turn.limits = self._worker.allowance.headers(self._entry.key.limits)
         if self._reply is not None:
             self._reply.fail(error)
         else:

@@ -43,12 +43,14 @@ class Turn:
 
     __slots__ = (
         "_began", "_door", "_pieces", "_size", "_told_to_continue", "answered", "body_complete", "head", "keep_alive",
-        "model", "request_id", "response_complete", "status", "waiter",
+        "limits", "model", "request_id", "response_complete", "status", "waiter",
     )  # fmt: skip
 
     def __init__(self, door: "Door", head: Head) -> None:
         self.head = head
         self.request_id = ""
+        self.limits = b""
+        """Header lines on what is left of the limits of its key."""
         self.model = ""
         """Label for metrics."""
         self.status: int | None = None
@@ -263,8 +265,8 @@ class Turn:
         if door.worker.draining and not door.pipeline:
             self.keep_alive = False  # the client's next request is better asked elsewhere
         closing = b"" if self.keep_alive else b"connection: close\r\n"
-        return b"%bx-request-id: %b\r\n%b%b" % (
-            STATUS_LINE[status], self.request_id.encode(), door.date(), closing,
+        return b"%bx-request-id: %b\r\n%b%b%b" % (
+            STATUS_LINE[status], self.request_id.encode(), door.date(), self.limits, closing,
         )  # fmt: skip
 
     def _framed(self, piece: bytes) -> bytes:

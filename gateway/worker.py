@@ -19,6 +19,7 @@ from contract.prices import PriceBook, read_book
 from contract.records import Invocation
 from contract.seed import seed
 from contract.settings import Settings
+from gateway.allowance import Allowance
 from gateway.crowd import most_connections
 from gateway.door import Door
 from gateway.keys import KeyRing, read_ring
@@ -83,6 +84,7 @@ class Worker:
         self.prices: PriceBook
         self.routes: Routes
         self.limits: Limits
+        self.allowance: Allowance
         self.upstream: Upstream
         self.sweep = Sweep()
         self.doors: set[Door] = set()
@@ -102,6 +104,7 @@ class Worker:
     async def start(self) -> None:
         """Reads the state, then follows it and the replicas."""
         self.limits = Limits(self.settings)
+        self.allowance = Allowance(self.database, self.settings.gateway.limits_timeout)
         self.now = asyncio.get_running_loop().time
         self.upstream = Upstream(Timeouts.of(self.settings.gateway))
         self.session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
@@ -119,6 +122,7 @@ class Worker:
             "sweep": self.sweep.run(),
             "connections": self._sweep_connections(),
             "reconcile": reconciler.run(),
+            "limits": self.allowance.run(),
         }
         for name, loop in loops.items():
             task = asyncio.create_task(loop, name=name)
@@ -135,6 +139,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.allowance.close()
         self.upstream.close()
         for provider in self.providers:
             await provider.close()

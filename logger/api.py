@@ -17,6 +17,7 @@ from fastapi.responses import Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 
+from contract.datasets import DatasetOrder
 from contract.errors import (
     AuthenticationFailed,
     InternalError,
@@ -27,9 +28,10 @@ from contract.errors import (
     Overloaded,
 )
 from contract.records import Charge, Decision, Feedback, Invocation, Record, Score, TrainingStep
-from logger import export, labelled, ledger, queries, stored
+from logger import dataset, export, labelled, ledger, queries, stored
 from logger.forms import (
     ChargesQuery,
+    DatasetForm,
     DecisionsQuery,
     ExportOrder,
     FeedbackQuery,
@@ -191,6 +193,16 @@ def _derived(store: Reading) -> APIRouter:
     def _known(body: KnownQuery) -> Response:
         kind = export.kind_of(body.kind, "kind")
         return _json({"ids": queries.known(store, kind, body.ids, body.since_ns, body.until_ns)})
+
+    @router.post("/datasets")
+    def _dataset(body: DatasetForm) -> Response:
+        if body.format == "arrow":
+            return StreamingResponse(dataset.arrow(store, body), media_type=export.ARROW)
+        return StreamingResponse(dataset.jsonl(store, body), media_type="application/jsonl")
+
+    @router.post("/datasets/figures")
+    def _figures(body: DatasetOrder) -> Response:
+        return _json(dataset.figures(store, body))
 
     @router.get("/usage")
     def _usage(query: Annotated[UsageQuery, Query()]) -> Response:

@@ -5,7 +5,8 @@ Rows come by ``cursor``, the order in which the store took them: ask with ``afte
 is missed or seen twice. JSON columns arrive as values, not as text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 import msgspec
 
+from contract.datasets import DatasetOrder
 from contract.errors import AuthenticationFailed, InternalError, InvalidRequest, MillraceError, NotFound, Overloaded
+from contract.settings import Filter
 
 if TYPE_CHECKING:
     import pyarrow
@@ -25,6 +28,10 @@ _ERRORS: dict[int, type[MillraceError]] = {
     404: NotFound,
     503: Overloaded,
 }
+
+
+_SORTING = 1800.0
+"""Seconds that a logger may take to read the whole log for a dataset."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class LoggerClient:
         # For an answer as long as the log: as long as something of it keeps coming.
         self._endless = aiohttp.ClientTimeout(total=None, sock_read=timeout, sock_connect=5.0)
         self._unbounded = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+        # A dataset is sorted out before its first row.
+        self._patient = aiohttp.ClientTimeout(total=None, sock_read=max(timeout, _SORTING), sock_connect=5.0)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -132,8 +141,7 @@ class LoggerClient:
         after: int = 0,
         limit: int = 500,
         until: int | None = None,
-        metadata: Mapping[str, str] | None = None,
-        finish_reasons: Sequence[str] = (),
+        filter: Filter | None = None,
     ) -> Page:
         """Complete answers that were given a value of ``metric``, by the cursor of that feedback.
 
@@ -143,7 +151,7 @@ class LoggerClient:
         """
         return await self._page(
             "/v1/labelled", alias=alias, metric=metric, after=after, limit=limit, until=until,
-            metadata=_json(metadata), finish_reasons=list(finish_reasons),
+            filter=_filter(filter),
         )  # fmt: skip
 
     async def labelled_arrow(
@@ -152,20 +160,16 @@ class LoggerClient:
         metric: str,
         after: int = 0,
         until: int | None = None,
-        metadata: Mapping[str, str] | None = None,
-        finish_reasons: Sequence[str] = (),
+        filter: Filter | None = None,
     ) -> "pyarrow.Table":
         """All of `labelled` at once as a table; metadata, messages and reference as JSON text."""
         import pyarrow  # here, so that the gateway's process never loads it
 
         body = await self._read(
             "/v1/labelled/arrow",
-            _query(
-                alias=alias, metric=metric, after=after, until=until, metadata=_json(metadata),
-                finish_reasons=list(finish_reasons),
-            ),
+            _query(alias=alias, metric=metric, after=after, until=until, filter=_filter(filter)),
             timeout=self._endless,
-        )  # fmt: skip
+        )
         with pyarrow.ipc.open_stream(body) as stream:
             return stream.read_all()
 
@@ -174,15 +178,23 @@ class LoggerClient:
         alias: str,
         metric: str,
         after: int = 0,
-        metadata: Mapping[str, str] | None = None,
-        finish_reasons: Sequence[str] = (),
+        filter: Filter | None = None,
     ) -> Count:
         """How many rows `labelled` has after a cursor, and the cursor of the last (``after`` where there is none)."""
-        found = await self._get(
-            "/v1/labelled/count", alias=alias, metric=metric, after=after, metadata=_json(metadata),
-            finish_reasons=list(finish_reasons),
-        )  # fmt: skip
+        found = await self._get("/v1/labelled/count", alias=alias, metric=metric, after=after, filter=_filter(filter))
         return Count(found["rows"], found["cursor"])
+
+    async def dataset(self, order: DatasetOrder) -> AsyncIterator[Row]:
+        """The rows that an order comes to, as they arrive; see `logger.dataset.rows`."""
+        async with self._answer("/v1/datasets", [], _body(order), self._patient) as response:
+            async for line in _lines(response.content):
+                yield msgspec.json.decode(line)
+
+    async def dataset_figures(self, order: DatasetOrder) -> Row:
+        """What an order comes to, without its rows; see `logger.dataset.figures`."""
+        content = await self._read("/v1/datasets/figures", [], _body(order), self._patient)
+        found: Row = msgspec.json.decode(content)
+        return found
 
     async def stored(
         self,
@@ -288,8 +300,8 @@ class LoggerClient:
         """Writes tables, as the logger's machine sees ``to``: ``{"to", "tables"}``, a row for each table.
 
         Args:
-            format: ``parquet``: a folder or URL, brought up to the log (see `logger.parquet`); or ``jsonl``: a new
-                file of one kind.
+            format: ``parquet``: a folder or URL, brought up to the log (see `logger.parquet`); or ``records``: a
+                new file of one kind, a line of JSON for each.
             to: an absolute path, or a URL that fsspec knows, such as ``s3://bucket/log``.
             kinds: record kinds such as ``invocation``; none: all of them.
         """
@@ -319,6 +331,13 @@ class LoggerClient:
         body: Row | None = None,
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> bytes:
+        async with self._answer(path, query, body, timeout) as response:
+            return await response.read()
+
+    @asynccontextmanager
+    async def _answer(
+        self, path: str, query: list[tuple[str, str]], body: Row | None, timeout: aiohttp.ClientTimeout | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("use LoggerClient as `async with LoggerClient(url, token) as log`")
         method = "GET" if body is None else "POST"
@@ -326,7 +345,9 @@ class LoggerClient:
             async with self._session.request(
                 method, self._url + path, params=query, json=body, timeout=timeout or self._timeout
             ) as response:
-                return answered(response.status, await response.read())
+                if response.status != 200:
+                    answered(response.status, await response.read())
+                yield response
         except (TimeoutError, aiohttp.ClientError) as error:
             reason = str(error) or type(error).__name__
             raise Overloaded(
@@ -341,6 +362,19 @@ def answered(status: int, content: bytes) -> bytes:
     return content
 
 
+async def _lines(pieces: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length: the reader's own have a bound."""
+    rest = b""
+    async for piece in pieces.iter_any():
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line
+
+
+def _body(order: DatasetOrder) -> Row:
+    return order.model_dump(mode="json")
+
+
 def _query(**values: Any) -> list[tuple[str, str]]:
     """Query parameters: a list is a repeated parameter, None is none."""
     pairs = []
@@ -353,6 +387,10 @@ def _query(**values: Any) -> list[tuple[str, str]]:
 
 def _json(value: Mapping[str, str] | None) -> str | None:
     return msgspec.json.encode(dict(value)).decode() if value else None
+
+
+def _filter(value: Filter | None) -> str | None:
+    return value.model_dump_json(exclude_defaults=True) if value is not None else None
 
 
 def _error(status: int, content: bytes) -> MillraceError:

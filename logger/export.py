@@ -6,7 +6,7 @@ What is written appears under its name whole or not at all.
 
 import io
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow
@@ -46,12 +46,17 @@ LABELLED_SCHEMA = pyarrow.schema(
 
 
 def labelled_stream(store: Reading, selection: Selection) -> Iterator[bytes]:
-    """All labelled rows of a selection as an Arrow IPC stream, in pieces; the first is there before any row."""
+    """All labelled rows of a selection as an Arrow IPC stream."""
+    return arrow_stream(LABELLED_SCHEMA, all_labelled(store, selection))
+
+
+def arrow_stream(schema: pyarrow.Schema, batches: Iterable[list[Row]]) -> Iterator[bytes]:
+    """Rows as an Arrow IPC stream, in pieces; the first is there before any row."""
     sink = io.BytesIO()
-    with pyarrow.ipc.new_stream(sink, LABELLED_SCHEMA) as writer:
+    with pyarrow.ipc.new_stream(sink, schema) as writer:
         yield _taken(sink)
-        for rows in all_labelled(store, selection):
-            writer.write_table(pyarrow.Table.from_pylist(rows, LABELLED_SCHEMA))
+        for rows in batches:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
             yield _taken(sink)
     yield _taken(sink)
 
@@ -77,7 +82,7 @@ def snapshot(store: Store, path: Path) -> Row:
 
 
 def export(store: Store, kinds: Sequence[str], format: str, to: str) -> Row:
-    """Writes tables: ``parquet`` to a place (`logger.parquet`), ``jsonl`` to a new file: ``{"to", "tables"}``.
+    """Writes tables: ``parquet`` to a place (`logger.parquet`), ``records`` to a new file: ``{"to", "tables"}``.
 
     Raises:
         InvalidRequest: no such kind, the place cannot be used, or there is something already where a file is to be.
@@ -87,7 +92,7 @@ def export(store: Store, kinds: Sequence[str], format: str, to: str) -> Row:
     if format == "parquet":
         return {"to": to, "tables": export_parquet(store, list(kinds) or list(KINDS), place(to, "to"))}
     if len(kinds) != 1:
-        raise InvalidRequest(f"kinds: {list(kinds)!r}: a jsonl file is of one kind", param="kinds")
+        raise InvalidRequest(f"kinds: {list(kinds)!r}: a file of records is of one kind", param="kinds")
     return {"to": to, "tables": [_export_jsonl(store, kinds[0], Path(to))]}
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json
 
+from contract.datasets import DatasetOrder
+from contract.settings import Filter
 from logger.labelled import Selection
 from logger.queries import MAX_ROWS
 from logger.stored import MAX_PAGE
@@ -90,18 +92,23 @@ class SelectionQuery(Form):
     metric: str
     after: int = Field(0, ge=0, lt=2**63)
     until: int | None = Field(None, ge=0, lt=2**63)
-    metadata: Json[dict[str, str]] | None = None
-    finish_reasons: list[str] = []
+    filter: Json[Filter] | None = None
 
     def selection(self) -> Selection:
         """What the statements bind."""
-        return Selection(self.alias, self.metric, self.after, self.until, self.metadata or {}, self.finish_reasons)
+        return Selection(self.alias, self.metric, self.after, self.until, self.filter or Filter())
 
 
 class LabelledQuery(SelectionQuery):
     """See `LoggerClient.labelled`."""
 
     limit: int = Field(500, ge=1, le=MAX_ROWS)
+
+
+class DatasetForm(DatasetOrder):
+    """See `LoggerClient.dataset`."""
+
+    format: Literal["jsonl", "arrow"] = "jsonl"
 
 
 class UsageQuery(Form):
@@ -133,5 +140,5 @@ class ExportOrder(Form):
     """See `LoggerClient.export`."""
 
     kinds: list[str] = []
-    format: Literal["parquet", "jsonl"]
+    format: Literal["parquet", "records"]
     to: str

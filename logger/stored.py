@@ -7,7 +7,7 @@ One whose payload was cut on its way, or was erased, is not among them.
 from collections.abc import Mapping
 
 from contract.records import Invocation
-from logger.labelled import pointer
+from logger.conditions import pointer
 from logger.queries import Row, decoded, select
 from logger.reading import Reading
 

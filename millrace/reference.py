@@ -17,11 +17,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from contract import columns, database, errors, registry
-from contract.settings import Settings
+from contract.datasets import DatasetOrder
+from contract.settings import FeedbackFilter, MetadataFilter, MetadataPair, ScoreFilter, Settings
 from contract.settings.units import Written
 from gateway import asked, completions, embeddings, openapi, responses
 from gateway import fields as chat
 from gateway.operations import operations
+from logger import dataset
 from millrace.cli import app
 
 _FIELDS: tuple[tuple[asked.Endpoint, Any], ...] = (
@@ -41,6 +43,7 @@ def pages() -> dict[str, str]:
         "commands.md": _page("Commands", _commands()),
         "errors.md": _page("Errors", _errors()),
         "control-database.md": _page("Control database", _tables()),
+        "datasets.md": _page("Datasets", _datasets()),
         "requests.md": _page("Fields of a request", _requests()),
         "routes.md": _page("Routes", _routes()),
         "version-states.md": _page("Version states", _states()),
@@ -92,11 +95,35 @@ def _settings() -> Iterator[str]:
     yield from _section(Settings, "")
 
 
+def _datasets() -> Iterator[str]:
+    yield "What `millrace logs export --reference` and `POST /v1/datasets` of the logger's private API take. A loop's"
+    yield "`data.filter` is the same filter: every condition given must hold; an empty one takes every answer.\n"
+    yield "| field | type | default | what |\n| --- | --- | --- | --- |"
+    yield from _section(DatasetOrder, "")
+    yield ""
+    of: tuple[tuple[str, type[BaseModel]], ...] = (
+        ("metadata", MetadataFilter),
+        ("metadata.andAll[]`, `filter.metadata.orAll[]", MetadataPair),
+        ("scores[]", ScoreFilter),
+        ("feedback[]", FeedbackFilter),
+    )
+    for name, model in of:
+        yield f"- `filter.{name}`: {' '.join((model.__doc__ or '').split())}"
+    yield "\n" + "\n".join((dataset.__doc__ or "").splitlines()[1:]).strip()
+    yield "\nA loop sorts its labelled answers itself, by the same groups: those that an export by conversation keeps"
+    yield "for validation, a loop whose `data.holdout` is that share holds out. It takes the label that most rows of a"
+    yield "prompt have, leaves out a prompt with a tie, and holds out one that came in any group that is held out.\n"
+    yield "A row of a dataset, as a line of JSON:\n"
+    yield "| field | what |\n| --- | --- |"
+    yield from (f"| `{name}` | {what} |" for name, what in dataset.FIELDS.items())
+
+
 def _section(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         at = f"{prefix}{name}"
         inner = _model_in(field.annotation)
-        many = "[]" if _is(field.annotation, list) else ".NAME" if _is(field.annotation, dict) else ""
+        whole = next((arg for arg in typing.get_args(field.annotation) if _is(arg, list)), field.annotation)
+        many = "[]" if _is(whole, list) else ".NAME" if _is(whole, dict) else ""
         kind = _type(field.annotation, field.metadata)
         yield f"| `{at}{many if inner else ''}` | {kind} | {_default(field)} | {field.description or ''} |"
         if inner:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import DatasetError
-
-Message = dict[str, str]
+from logger.prompts import Message, normalised, plain, position, why_not_plain
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,8 @@ def build(
         dropped["over max_rows"] += max(0, len(rows) - max_rows)
         rows = rows[-max_rows:]
     labels = sorted({row.reference for row in rows})
-    train = [row for row in rows if _position(row.group) >= holdout]
-    heldout = [row for row in rows if _position(row.group) < holdout]
+    train = [row for row in rows if position(row.group) >= holdout]
+    heldout = [row for row in rows if position(row.group) < holdout]
     _check(rows, train, heldout, labels, min_rows, dropped)
     if len(heldout) < min_heldout:
         raise DatasetError(
@@ -94,12 +92,6 @@ def check_labels(labels: Iterable[str], count_tokens: Callable[[str], int], max_
             f"the label {label!r} takes {needed} tokens with its end, and an answer has at most "
             f"training.max_completion_tokens = {max_completion_tokens}: raise it to {needed}"
         )
-
-
-def normalised(messages: Sequence[Message]) -> str:
-    """The prompt as compared for repeats: Unicode NFKC, case and runs of white space do not matter."""
-    texts = [f"{message['role']}: {message['content']}" for message in messages]
-    return "\n".join(" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)
 
 
 def digest_of(train: Sequence[Row], heldout: Sequence[Row]) -> str:
@@ -143,24 +135,16 @@ def _read(labelled: Iterable[Mapping[str, Any]], dropped: Counter[str]) -> list[
     rows = []
     for found in labelled:
         messages, reference = found["messages"], found["reference"]
-        if (found.get("parameters") or {}).get("tools") or any(_uses_tools(message) for message in messages or ()):
-            dropped["request used tools"] += 1
-        elif not messages or not all(isinstance(message.get("content"), str) for message in messages):
-            dropped["prompt is not plain text"] += 1
+        reason = why_not_plain(messages, tools=bool((found.get("parameters") or {}).get("tools")))
+        if reason is not None:
+            dropped[reason] += 1
         elif not isinstance(reference, str) or not reference.strip():
             dropped["label is not a text"] += 1
         else:
-            plain = [{"role": str(message["role"]), "content": message["content"]} for message in messages]
-            group = found.get("conversation") or found.get("user") or normalised(plain)
-            rows.append(Row(found["invocation"], plain, reference.strip(), str(group), found.get("metadata") or {}))
+            prompt = plain(messages)
+            group = found.get("conversation") or found.get("user") or normalised(prompt)
+            rows.append(Row(found["invocation"], prompt, reference.strip(), str(group), found.get("metadata") or {}))
     return rows
-
-
-def _uses_tools(message: Mapping[str, Any]) -> bool:
-    """Whether the engine rendered this message with what is not in its role and content."""
-    return message.get("role") in ("tool", "function") or any(
-        message.get(name) for name in ("tool_calls", "tool_call_id", "function_call")
-    )
 
 
 def _resolve(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
@@ -179,13 +163,8 @@ def _resolve(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
             continue
         dropped["repeated prompt"] += len(same) - 1
         first = next(row for row in same if row.reference == votes[0][0])
-        kept.append(replace(first, group=min((row.group for row in same), key=_position)))
+        kept.append(replace(first, group=min((row.group for row in same), key=position)))
     return kept
-
-
-def _position(group: str) -> float:
-    """Where a group falls in [0, 1), the same in every job."""
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
 
 
 def _check(

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from judge.statistics import Share, recall_per_class
+from logger.prompts import Message
 from trainer import plain, rollout
-from trainer.dataset import Message, Row
+from trainer.dataset import Row
 from trainer.shared_prompt import Ids, supports_tree
 
 BATCH = 32

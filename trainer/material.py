@@ -83,8 +83,7 @@ class Material:
                 self._loop.model,
                 self._loop.data.reference,
                 until=self._cursor,
-                metadata=self._loop.data.filter.metadata,
-                finish_reasons=self._loop.data.filter.finish_reasons,
+                filter=self._loop.data.filter,
             )
         return [
             row

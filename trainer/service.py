@@ -177,10 +177,7 @@ class Scheduler:
 
     async def _evidence(self, name: str, loop: Loop) -> Evidence:
         async def count(after: int) -> Count:
-            chosen = loop.data.filter
-            return await self._client.count_labelled(
-                loop.model, loop.data.reference, after, chosen.metadata, chosen.finish_reasons
-            )
+            return await self._client.count_labelled(loop.model, loop.data.reference, after, loop.data.filter)
 
         with reading(self._database) as connection:
             failed, last = self._history(connection, name)

@@ -6,8 +6,16 @@ file, the default. This package is the only place that reads any of them.
 """
 
 from contract.settings.engines import Engine, EngineLaunch
-from contract.settings.load import load_settings, parse_settings, yaml_value
-from contract.settings.loops import Filter, Loop, Trigger
+from contract.settings.filters import (
+    FeedbackFilter,
+    Filter,
+    MetadataFilter,
+    MetadataPair,
+    ScoreFilter,
+    nanoseconds,
+)
+from contract.settings.load import load_settings, parse_section, parse_settings, yaml_value
+from contract.settings.loops import Loop, Trigger
 from contract.settings.origins import dotted
 from contract.settings.prices import Price, listed_length, listed_price
 from contract.settings.providers import Provider
@@ -31,6 +39,7 @@ from contract.settings.schema import (
 __all__ = [
     "Engine",
     "EngineLaunch",
+    "FeedbackFilter",
     "FeedbackMetric",
     "Filter",
     "GatewaySettings",
@@ -39,10 +48,13 @@ __all__ = [
     "Kafka",
     "LogSettings",
     "Loop",
+    "MetadataFilter",
+    "MetadataPair",
     "Model",
     "PayloadPolicy",
     "Price",
     "Provider",
+    "ScoreFilter",
     "Settings",
     "SpoolSettings",
     "StoreSettings",
@@ -54,6 +66,8 @@ __all__ = [
     "listeners",
     "load_settings",
     "local_url",
+    "nanoseconds",
+    "parse_section",
     "parse_settings",
     "yaml_value",
 ]

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -14,7 +14,9 @@ from contract.errors import SettingsError
 from contract.settings.origins import Location, Origins, dotted
 from contract.settings.references import dangling
 from contract.settings.schema import Settings
+from contract.settings.units import Section
 
+S = TypeVar("S", bound=Section)
 PREFIX = "MILLRACE_"
 RESERVED = frozenset(f"{PREFIX}{name}" for name in ("SECRET", "CONFIG", "CACHE", "API_KEY", "SOAK", "FAULT"))
 """Variables of that prefix that are no settings."""
@@ -81,7 +83,27 @@ def parse_settings(
     return settings.said_at(origins)
 
 
-def _from_yaml(text: str, source: str) -> tuple[dict[str, Any], Origins]:
+def parse_section(kind: type[S], text: str, source: str, name: str) -> S:
+    """A section that was written apart from the settings, as YAML or JSON.
+
+    Args:
+        kind: the section.
+        text: what was written.
+        source: where, for errors.
+        name: what it is, for errors: ``a filter``.
+
+    Raises:
+        SettingsError: naming each field at fault with its value and its line.
+    """
+    values, origins = _from_yaml(text, source, name)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = (_explain(problem, origins, f"a field of {name}") for problem in error.errors())
+        raise SettingsError("\n".join(problems)) from None
+
+
+def _from_yaml(text: str, source: str, name: str = "the settings") -> tuple[dict[str, Any], Origins]:
     origins = Origins(source)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -89,7 +111,7 @@ def _from_yaml(text: str, source: str) -> tuple[dict[str, Any], Origins]:
             return {}, origins
         if not isinstance(node, yaml.MappingNode):
             found = "a list" if isinstance(node, yaml.SequenceNode) else repr(node.value)
-            raise SettingsError(f"{source}: the settings must be a mapping (`name: value`), not {found}")
+            raise SettingsError(f"{source}: {name} must be a mapping (`name: value`), not {found}")
         _note_lines(node, (), origins)
         values = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -162,12 +184,12 @@ def _scalar(text: str) -> Any:
     return text if isinstance(value, dict | list) else value
 
 
-def _explain(problem: Any, origins: Origins) -> str:
+def _explain(problem: Any, origins: Origins, known: str = "a setting") -> str:
     place = origins.place(tuple(problem["loc"]))
     if problem["type"] == "missing":
         return f"{place}: is missing"
     unknown = problem["type"] == "extra_forbidden"
-    message = "is not a setting" if unknown else problem["msg"].removeprefix("Value error, ")
+    message = f"is not {known}" if unknown else problem["msg"].removeprefix("Value error, ")
     return f"{place}: {_shown(tuple(problem['loc']), problem['input'])}: {message}"
 
 

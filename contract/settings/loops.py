@@ -5,14 +5,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from contract.settings.filters import Filter
 from contract.settings.units import Seconds, Section
-
-
-class Filter(Section):
-    """Which logged rows a loop learns from. Every given condition must hold."""
-
-    metadata: dict[str, str] = Field({}, description="key -> value that the request's metadata must carry")
-    finish_reasons: list[str] = Field([], description="finish reasons allowed; empty allows all")
 
 
 class Data(Section):

@@ -53,6 +53,9 @@ class GatewaySettings(Section):
         "or for a fallback of its own, as a share of all; a fallback on another engine or provider is always tried",
     )
     queue_timeout: Seconds = Field(30.0, gt=0, description="for a request to wait in a model's queue; then 503")
+    limits_timeout: Seconds = Field(
+        0.05, gt=0, description="for the control database to say whether a key's limits allow a request; then 503"
+    )
     total_timeout: Seconds = Field(600.0, gt=0, description="for a whole answer")
     drain_timeout: Seconds = Field(30.0, gt=0, description="for open answers to finish after SIGTERM")
 
@@ -132,7 +135,7 @@ class Kafka(Section):
 class StoreSettings(Section):
     """The DuckDB file, owned by one logger process."""
 
-    memory_limit: Bytes = Field(512 * 2**20, ge=64 * 2**20, description="DuckDB's memory limit")
+    memory_limit: Bytes = Field(320 * 2**20, ge=64 * 2**20, description="DuckDB's memory limit")
     threads: int = Field(1, ge=1, description="DuckDB's threads")
     batch_rows: int = Field(2000, ge=1, description="rows of one transaction at most")
     batch_delay: Seconds = Field(0.5, gt=0, description="a smaller batch is committed after this time")
@@ -177,6 +180,13 @@ class LogSettings(Section):
     store: StoreSettings = Field(StoreSettings(), description="DuckDB")
     policy: PayloadPolicy = Field(PayloadPolicy(), description="what is kept")
     feedback: dict[str, FeedbackMetric] = Field({}, description="name -> metric")
+
+    @field_validator("feedback")
+    @classmethod
+    def _reserved(cls, value: dict[str, FeedbackMetric]) -> dict[str, FeedbackMetric]:
+        if "answer" in value:
+            raise ValueError("no metric may be called answer: a dataset's `reference: answer` is the answer itself")
+        return value
 
     @property
     def url(self) -> str:

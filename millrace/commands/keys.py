@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """`millrace keys`: who may call the gateway."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
+from contract.errors import OperatorError
+from contract.money import parse_usd
 from contract.seed import DEFAULT_PROJECT
-from gateway import keys
+from gateway import bank, keys
+from gateway.allowance import in_words
+from gateway.quota import Dimension
 from millrace.commands.common import AsJson, Config, Set, database, one_line, read_settings, show
 
 app = typer.Typer(no_args_is_help=True, help="API keys: made once, shown once, kept as a hash.")
 
+_MOST = 2**53
+"""Requests or tokens of one limit."""
 Project = Annotated[str, typer.Option(help="Project that pays.")]
 
 
@@ -41,15 +48,70 @@ def list_keys(config: Config = None, overrides: Set = None, as_json: AsJson = Fa
                 "prefix": key.prefix,
                 "created": datetime.fromtimestamp(key.created_ns / 1e9, UTC).isoformat(timespec="seconds"),
                 "revoked": key.revoked_ns is not None,
+                "limits": ", ".join(f"{in_words(limit)} ({limit.kind})" for limit in key.limits),
             }
             for key in keys.list_keys(connection)
         ]
     show(
         rows,
-        ("id", "name", "project", "prefix", "created", "revoked"),
+        ("id", "name", "project", "prefix", "created", "revoked", "limits"),
         as_json,
         "no keys; `millrace keys create` makes one",
     )
+
+
+@app.command()
+def limit(
+    key: Annotated[str | None, typer.Argument(help="Its id, key_….")] = None,
+    project: Annotated[str | None, typer.Option(help="Limit all keys of a project together, instead of one.")] = None,
+    requests_per_minute: Annotated[str | None, typer.Option(help="Requests in a minute of the clock.")] = None,
+    tokens_per_minute: Annotated[str | None, typer.Option(help="Tokens of prompts and answers in a minute.")] = None,
+    concurrent: Annotated[str | None, typer.Option(help="Requests at once.")] = None,
+    budget_day: Annotated[str | None, typer.Option(help="USD in a day (UTC).")] = None,
+    budget_month: Annotated[str | None, typer.Option(help="USD in a calendar month (UTC).")] = None,
+    config: Config = None,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Limit a key or a project, at once, on every worker; 0 or `none` takes a limit away."""
+    if (key is None) == (project is None):
+        raise OperatorError("give the id of a key, or --project, and not both")
+    given = {
+        Dimension.REQUESTS: _amount("--requests-per-minute", requests_per_minute, _whole),
+        Dimension.TOKENS: _amount("--tokens-per-minute", tokens_per_minute, _whole),
+        Dimension.CONCURRENT: _amount("--concurrent", concurrent, _whole),
+        Dimension.DAY: _amount("--budget-day", budget_day, parse_usd),
+        Dimension.MONTH: _amount("--budget-month", budget_month, parse_usd),
+    }
+    amounts = {dimension: amount for dimension, amount in given.items() if amount is not None}
+    if not amounts:
+        raise OperatorError("give at least one limit, such as --requests-per-minute 60")
+    kind, subject = ("key", key) if key is not None else ("project", project or "")
+    with database(read_settings(config, overrides)) as engine, engine.begin() as connection:
+        bank.set_limits(connection, kind, subject, amounts)
+        found = bank.read_limits(connection).get((kind, subject), ())
+    document = {"kind": kind, "id": subject, "limits": {each.dimension.value: each.amount for each in found}}
+    one_line(as_json, document, lambda: f"{subject}: {', '.join(map(in_words, found)) or 'no limits'}")
+
+
+def _amount(option: str, text: str | None, read: Callable[[str], int]) -> int | None:
+    """What an option says; None where it was not given.
+
+    Raises:
+        OperatorError: it is no amount.
+    """
+    if text is None or text.lower() == "none":
+        return None if text is None else 0
+    try:
+        return read(text)
+    except ValueError as error:
+        raise OperatorError(f"{option}: {error}") from None
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > _MOST:
+        raise ValueError(f"{text!r} is not a whole number from 0 to {_MOST}, or none")
+    return int(text)
 
 
 @app.command()

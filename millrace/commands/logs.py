@@ -14,12 +14,13 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from contract.errors import NotFound, OperatorError, Overloaded
+from contract.errors import NotFound, OperatorError, Overloaded, SettingsError
 from contract.ids import invocation_of
 from contract.money import format_usd
 from contract.settings import Settings
 from gateway.statements import bill
 from logger.client import LoggerClient, Page, Row
+from millrace.commands import datasets
 from millrace.commands.common import AsJson, Config, Set, one_line, read_settings, show
 from millrace.commands.times import Since, Until, moment
 
@@ -156,23 +157,50 @@ def show_invocation(
 
 @app.command()
 def export(
-    to: Annotated[str, typer.Option(help="Folder, file or URL, such as s3://bucket/log; the logger writes it.")],
-    format: Annotated[str, typer.Option(help="parquet: a folder or URL, brought up to date; jsonl: a new file.")] = (
-        "parquet"
-    ),
+    to: Annotated[str, typer.Option(help="File, or for parquet a folder or URL such as s3://bucket/log.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="jsonl: a dataset; parquet: the log, brought up to date there; records: one kind, a line for each."
+        ),
+    ] = "jsonl",
+    reference: datasets.Reference = None,
+    filter: datasets.Filtered = None,
+    split: datasets.Parts = None,
+    by: datasets.By = datasets.Group.CONVERSATION,
+    method: datasets.Learning = datasets.Method.REINFORCEMENT,
     kind: Annotated[
-        list[str] | None, typer.Option(help="Record kind, such as invocation; repeatable. All where absent.")
+        list[str] | None,
+        typer.Option(help="parquet, records: record kind, such as invocation; repeatable. All where absent."),
     ] = None,
     config: Config = None,
     overrides: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the log as Parquet, a file for each day, or one kind of record as JSONL.
+    """Write answers of the log as a dataset for fine-tuning, in OpenAI's JSONL; or the log itself.
 
-    Run again, a Parquet export writes only the days that changed.
+    Each prompt of a dataset is written once. With --split, FILE.jsonl becomes FILE.train.jsonl, FILE.validation.jsonl
+    and so on, and no conversation (or user) and no prompt is in two of them. See docs/reference/datasets.md.
+
+    The log is written by the logger: as Parquet with a file for each day, of which only those that changed are written
+    when it is run again, or as one new file of records, which `millrace logs import` takes.
     """
+    settings = read_settings(config, overrides)
+    if format == "jsonl":
+        if kind:
+            raise SettingsError(f"--kind {', '.join(kind)}: is for --format parquet and records; leave it out")
+        if reference is None:
+            raise SettingsError("--reference: a dataset needs it: the feedback metric whose value is the right answer")
+        order = datasets.order_of(settings, reference, filter, split or [], by, method)
+        found = ask(settings, lambda log: datasets.export(log, order, Path(to)))
+        one_line(as_json, found, lambda: datasets.summary(found))
+        return
+    if format not in ("parquet", "records"):
+        raise SettingsError(f"--format {format!r}: is none of jsonl, parquet, records")
+    if reference is not None or filter is not None or split:
+        raise SettingsError(f"--format {format}: --reference, --filter and --split are for a dataset; leave them out")
     target = absolute(to)
-    done = ask(read_settings(config, overrides), lambda log: log.export(format, target, kind or []))
+    done = ask(settings, lambda log: log.export(format, target, kind or []))
     if as_json:
         typer.echo(json.dumps(done))
         return

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.errors import Overloaded
+from contract.settings import Filter, MetadataFilter
 from logger.client import LoggerClient, Page
 from millrace.demo.app import APP, MODEL
 
 METRIC = "label"
 _PAGE = 1000
+_OURS = Filter(metadata=MetadataFilter(equals={"app": APP}))
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def _answered(row: Mapping[str, Any]) -> Answered:
 
 async def labelled(log: LoggerClient) -> set[str]:
     """Invocations that a user has given a label."""
-    pages = _every(lambda after: log.labelled(MODEL, METRIC, after, _PAGE, metadata={"app": APP}))
+    pages = _every(lambda after: log.labelled(MODEL, METRIC, after, _PAGE, filter=_OURS))
     return {row["invocation"] async for row in pages}
 
 

@@ -61,7 +61,7 @@ loops:
     model: {MODEL}
     base: smollm2-135m
     data:
-      filter: {{metadata: {{app: {APP}}}}}
+      filter: {{metadata: {{equals: {{app: {APP}}}}}}}
       reference: label
       holdout: 0.3              # by conversation: no review is on both sides
       min_rows: 400

@@ -46,6 +46,8 @@ def test_the_settings_file_of_the_readme_is_good(settings_file: Path) -> None:
     done = millrace("config", "check", "--config", settings_file)
     assert (done.returncode, done.stdout.strip()) == (0, "the settings are good")
     assert millrace("keys", "create", "--config", settings_file).stdout.startswith("mr-")
+    (limited,) = re.findall(r"`millrace (keys limit [^`]+)`", README)
+    assert "600 requests a minute" in millrace(*limited.split(), "--config", settings_file).stdout
 
 
 def test_every_command_in_the_readme_is_there() -> None:

@@ -21,7 +21,6 @@ from contract.errors import (
     MillraceError,
     OperatorError,
     PermissionDenied,
-    RateLimited,
 )
 from contract.ids import new_invocation_id
 from contract.settings import GatewaySettings, Settings
@@ -44,7 +43,7 @@ from tests.gateway.test_stored import ask
 
 SOAK = int(os.environ.get("MILLRACE_SOAK", "0"))
 BOUNDS = GatewaySettings(max_completion_tokens=100, max_choices=4, max_messages=3)
-NEVER_RAISED = (PermissionDenied, RateLimited)
+NEVER_RAISED = (PermissionDenied,)
 CALL = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
 FUNCTION = {"name": "f", "description": "d", "parameters": {}, "strict": True}
 EDGES: list[Any] = [

@@ -2,7 +2,8 @@
 import pyarrow
 import pytest
 
-from contract.records import Status
+from contract.records import Score, Status
+from contract.settings import Filter, MetadataFilter, MetadataPair
 from logger.export import labelled_stream
 from logger.labelled import Selection, count_labelled, labelled, with_values
 from logger.queries import orphans
@@ -11,6 +12,17 @@ from tests.logger.records import invocation, label
 from tests.logger.stores import put
 
 LABEL = Selection("triage", "label")
+
+
+def score(invocation_id: str, value: float) -> Score:
+    return Score(
+        id="sc_1", time=1, project="default", invocation=invocation_id, grader="g", grader_version="v", position=1,
+        value=value,
+    )  # fmt: skip
+
+
+def having(*pairs: dict[str, str]) -> Filter:
+    return Filter(metadata=MetadataFilter(andAll=[MetadataPair(equals=pair) for pair in pairs]))
 
 
 def answers(store: Store, selection: Selection = LABEL) -> list[tuple[str, object]]:
@@ -48,7 +60,7 @@ def test_each_choice_of_an_answer_has_its_own_feedback(store: Store) -> None:
     put(store, label("fb_1", "inv_a", '"x"', choice=1), label("fb_2", "inv_a", '"y"'))
     rows = labelled(store, LABEL, 500)
     assert [(r["choice"], r["output_text"], r["finish_reason"]) for r in rows] == [(1, "B", "length"), (0, "A", "stop")]
-    assert answers(store, Selection("triage", "label", finish_reasons=["length"])) == [("inv_a", "x")]
+    assert answers(store, Selection("triage", "label", filter=Filter(finish_reasons=["length"]))) == [("inv_a", "x")]
 
 
 def test_feedback_on_a_choice_that_the_answer_does_not_have_is_no_row(store: Store) -> None:
@@ -138,6 +150,22 @@ def test_an_answer_is_learned_from_whatever_route_its_messages_took(store: Store
     assert answers(store) == [("inv_a", "good")]
 
 
+def test_a_score_or_an_opinion_that_the_filter_asks_for_makes_a_row_new_when_it_comes(store: Store) -> None:
+    put(store, invocation("inv_a"), label("fb_1", "inv_a"))
+    seen = 0
+    for given, record in (
+        ({"scores": [{"grader": "g", "min": 0.5}]}, score("inv_a", 1.0)),
+        ({"feedback": [{"metric": "stars", "min": 5}]}, label("fb_2", "inv_a", "5", "stars")),
+    ):
+        seen, chosen = store.cursor, Filter.model_validate(given)
+        assert answers(store, Selection("triage", "label", filter=chosen)) == []
+        put(store, record)
+        news = Selection("triage", "label", after=seen, filter=chosen)
+        assert answers(store, news) == [("inv_a", "good")]
+        assert count_labelled(store, news)["cursor"] == store.cursor
+        assert answers(store, Selection("triage", "label", until=seen, filter=chosen)) == []
+
+
 @pytest.mark.parametrize("key", ["team", "a.b", "$.x", "/y", "a/b~c", 'quo"te', "", "ü"])
 def test_metadata_must_be_equal_whatever_the_key_looks_like(store: Store, key: str) -> None:
     import json
@@ -145,8 +173,8 @@ def test_metadata_must_be_equal_whatever_the_key_looks_like(store: Store, key: s
     put(store, invocation("inv_a", metadata=json.dumps({key: "red", "n": "1"})), label("fb_1", "inv_a"))
     put(store, invocation("inv_b", metadata=json.dumps({key: "blue"})), label("fb_2", "inv_b"))
     put(store, invocation("inv_c"), label("fb_3", "inv_c"))
-    assert answers(store, Selection("triage", "label", metadata={key: "red"})) == [("inv_a", "good")]
-    assert answers(store, Selection("triage", "label", metadata={key: "red", "n": "2"})) == []
+    assert answers(store, Selection("triage", "label", filter=having({key: "red"}))) == [("inv_a", "good")]
+    assert answers(store, Selection("triage", "label", filter=having({key: "red"}, {"n": "2"}))) == []
 
 
 def test_pages_go_on_after_the_cursor_and_stop_at_until(store: Store) -> None:

@@ -92,7 +92,7 @@ QUESTIONS: dict[str, Question] = {
     "stored": lambda log: log.stored("p_0", descending=True),
     "stored one": lambda log: log.stored_one("p_0", "inv_4"),
     "labelled": lambda log: log.labelled("model_0", "label"),
-    "labelled arrow": lambda log: log.labelled_arrow("model_0", "label", metadata={"tag": "0"}),
+    "labelled arrow": lambda log: log.labelled_arrow("model_0", "label", after=70),
     "count": lambda log: log.count_labelled("model_1", "label", after=3),
     "bad group": lambda log: log.usage(["nothing"]),
     "bad limit": lambda log: log.invocations(limit=10**6),

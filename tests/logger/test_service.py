@@ -11,9 +11,10 @@ import duckdb
 import pyarrow.parquet
 import pytest
 
+from contract.datasets import DatasetOrder
 from contract.errors import AuthenticationFailed, InvalidRequest, Overloaded
 from contract.records import Charge, Status, TrainingStep
-from contract.settings import SpoolSettings, StoreSettings
+from contract.settings import Filter, MetadataFilter, SpoolSettings, StoreSettings
 from logger.client import LoggerClient
 from logger.spool import Spool, claim_producer
 from logger.store import Store
@@ -102,12 +103,33 @@ async def test_labelled_rows_as_pages_and_as_one_table(client: LoggerClient) -> 
     assert [(row["invocation"], row["reference"]) for row in rows] == [
         (f"inv_{n}", "good" if n % 2 else "bad") for n in range(20)
     ]
-    table = await client.labelled_arrow("triage", "label", finish_reasons=["stop"])
+    table = await client.labelled_arrow("triage", "label", filter=Filter(finish_reasons=["stop"]))
     assert table.column("invocation").to_pylist() == [row["invocation"] for row in rows]
     assert json.loads(table.column("messages")[0].as_py()) == rows[0]["messages"]
     count = await client.count_labelled("triage", "label", after=page.next)
     assert (count.rows, count.cursor) == (8, rest.next)
-    assert (await client.labelled("triage", "label", metadata={"a": "b"})).rows == []
+    assert (
+        await client.labelled("triage", "label", filter=Filter(metadata=MetadataFilter(equals={"a": "b"})))
+    ).rows == []
+
+
+async def test_a_dataset_comes_as_rows_with_its_figures_or_as_arrow(client: LoggerClient, logger: Logger) -> None:
+    order = DatasetOrder(reference="label")
+    (row,) = [row async for row in client.dataset(order)]
+    assert (row["id"], row["reference_answer"], row["split"]) == ("inv_19", "good", "train")
+    figures = await client.dataset_figures(order)
+    assert (figures["rows"], figures["conflicts"], figures["left_out"]) == (1, 1, {"repeated prompt": 19})
+    assert [row async for row in client.dataset(DatasetOrder(reference="none"))] == []
+    asked = {"reference": "label", "format": "arrow"}
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {logger.token}"}) as session:
+        async with session.post(f"{logger.settings.log.url}/v1/datasets", json=asked) as answer:
+            table = pyarrow.ipc.open_stream(await answer.read()).read_all()
+        wrong = {"reference": "label", "filter": {"metadata": {"andAll": [{"equal": {"a": "b"}}]}}}
+        async with session.post(f"{logger.settings.log.url}/v1/datasets/figures", json=wrong) as answer:
+            error = (await answer.json())["error"]
+    assert table.column("id").to_pylist() == ["inv_19"]
+    assert (answer.status, error["param"]) == (400, "filter.metadata.andAll.0.equal")
+    assert "{'a': 'b'}" in error["message"]
 
 
 async def test_a_stream_has_its_time_between_pieces_and_any_other_answer_as_a_whole(
@@ -211,13 +233,13 @@ async def test_snapshot_and_exports_hold_what_the_log_holds(client: LoggerClient
     assert {row["kind"]: row["rows"] for row in done["tables"]}["invocation"] == 21
     table = pyarrow.parquet.read_table(tmp_path / "parquet" / "kind=invocation")
     assert table.num_rows == 21 and set(map(str, table.column("day").to_pylist())) == {"1970-01-01"}
-    lines = await client.export("jsonl", str(tmp_path / "f.jsonl"), ["feedback"])
+    lines = await client.export("records", str(tmp_path / "f.jsonl"), ["feedback"])
     assert lines == {"to": str(tmp_path / "f.jsonl"), "tables": [{"kind": "feedback", "rows": 20}]}
     found = [json.loads(line) for line in (tmp_path / "f.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["value"]) for line in found[:2]] == [("feedback", "bad"), ("feedback", "good")]
     for format, path, kinds, param in (
-        ("jsonl", "/tmp/n", ["x"], "kinds"), ("csv", "/tmp/n", ["feedback"], "format"),
-        ("jsonl", "/tmp/n", [], "kinds"), ("jsonl", "rel", ["feedback"], "to"), ("parquet", "rel", [], "to"),
+        ("records", "/tmp/n", ["x"], "kinds"), ("csv", "/tmp/n", ["feedback"], "format"),
+        ("records", "/tmp/n", [], "kinds"), ("records", "rel", ["feedback"], "to"), ("parquet", "rel", [], "to"),
     ):  # fmt: skip
         with pytest.raises(InvalidRequest) as refused:
             await client.export(format, path, kinds)
@@ -231,6 +253,8 @@ async def test_a_logger_that_is_not_there_is_unavailable() -> None:
     async with LoggerClient("http://127.0.0.1:9", "token") as client:
         with pytest.raises(Overloaded, match="does not answer") as gone:
             await client.health()
+        with pytest.raises(Overloaded, match="does not answer"):
+            [row async for row in client.dataset(DatasetOrder(reference="label"))]
     assert gone.value.code == "logger_unavailable"
 
 

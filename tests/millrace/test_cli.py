@@ -87,6 +87,39 @@ def test_a_revoked_key_says_so(config: Path) -> None:
     assert json.loads(millrace("keys", "list", "--config", config, "--json").stdout)[0]["revoked"] is True
 
 
+def test_limits_are_set_shown_and_taken_away(config: Path) -> None:
+    made = json.loads(millrace("keys", "create", "--config", config, "--json").stdout)
+
+    def limit(*options: str) -> dict[str, int]:
+        found: dict[str, int] = json.loads(millrace("keys", "limit", *options, "--config", config, "--json").stdout)[
+            "limits"
+        ]
+        return found
+
+    assert limit(made["id"], "--requests-per-minute", "60", "--concurrent", "4") == {"concurrent": 4, "requests": 60}
+    assert limit(made["id"], "--concurrent", "none", "--requests-per-minute", "70") == {"requests": 70}
+    assert limit("--project", "default", "--budget-month", "12.5") == {"month": 12_500_000_000}
+    (row,) = json.loads(millrace("keys", "list", "--config", config, "--json").stdout)
+    assert row["limits"] == "70 requests a minute (key), $12.500000000 a month (UTC) (project)"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["key_x", "--requests-per-minute", "-1"], "--requests-per-minute: '-1' is not a whole number"),
+        (["key_x", "--tokens-per-minute", "1.5"], "--tokens-per-minute: '1.5' is not a whole number"),
+        (["key_x", "--budget-day", "much"], "--budget-day: 'much' is not an amount of money"),
+        (["key_x", "--concurrent", "4"], "there is no key 'key_x'"),
+        (["--project", "nobody", "--concurrent", "4"], "there is no project 'nobody'"),
+        (["--concurrent", "4"], "give the id of a key, or --project"),
+        (["key_x"], "give at least one limit"),
+    ],
+)
+def test_a_limit_that_cannot_be_set_is_an_error_that_names_it(config: Path, options: list[str], told: str) -> None:
+    done = millrace("keys", "limit", *options, "--config", config)
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
 def test_revoking_a_key_that_does_not_exist_is_an_error(config: Path) -> None:
     done = millrace("keys", "revoke", "key_none", "--config", config)
     assert (done.returncode, "key_none" in done.stderr) == (2, True)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
+from contract.settings import MetadataFilter
 from judge.graders import build_graders
 from millrace.demo.app import APP, MODEL
 from millrace.demo.data import LABELS, ROWS_PER_LABEL
@@ -12,7 +13,7 @@ def test_the_written_file_is_good_settings(tmp_path: Path) -> None:
     assert settings.data_dir == tmp_path / "data"
     loop = settings.loops[LOOP]
     assert loop.model == MODEL
-    assert loop.data.filter.metadata == {"app": APP}
+    assert loop.data.filter.metadata == MetadataFilter(equals={"app": APP})
     assert settings.log.feedback["label"].values == list(LABELS)
     assert settings.judge.live[0].grader in build_graders(settings)
 

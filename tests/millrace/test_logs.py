@@ -59,7 +59,7 @@ def test_an_export_is_read_by_the_same_commands(
     logger: Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = ran(logger, "logs", "export", "--to", "copy")
+    done = ran(logger, "logs", "export", "--format", "parquet", "--to", "copy")
     assert {row["kind"]: row["rows"] for row in done["tables"]}["invocation"] >= 6
     for command in (
         ("logs", "tail", "--model", "model_1", "-n", 2),
@@ -107,7 +107,7 @@ def test_exported_records_come_into_another_log_as_they_were(logger: Logger, tmp
     files = []
     for kind in ("invocation", "feedback"):
         files.append(tmp_path / f"{kind}.jsonl")
-        ran(logger, "logs", "export", "--format", "jsonl", "--kind", kind, "--to", files[-1])
+        ran(logger, "logs", "export", "--format", "records", "--kind", kind, "--to", files[-1])
     assert ran(logger, "logs", "import", *files)["added"] == 0
     other = Logger(tmp_path / "other")
     until(lambda: bool(other.health()))

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.datasets import Split
 from contract.errors import DatasetError
-from trainer.dataset import Dataset, build, check_labels, digest_of, normalised, read, write
+from logger.prompts import normalised, position
+from trainer.dataset import Dataset, build, check_labels, digest_of, read, write
 
 
 def labelled(text: str, reference: Any, conversation: str | None = None, user: str | None = None) -> dict[str, Any]:
@@ -62,6 +64,15 @@ def test_a_group_stays_on_its_side_when_more_rows_come() -> None:
     before, after = made(many(200)), made(many(400))
     assert {row.group for row in before.heldout} <= {row.group for row in after.heldout}
     assert {row.group for row in before.train} <= {row.group for row in after.train}
+
+
+def test_a_loop_holds_out_what_an_export_by_conversation_does() -> None:
+    rows = [labelled(f"text {n}", ("yes", "no")[n % 2], user=f"u{n // 4}") for n in range(100)]
+    split = Split(validation=0.3)
+    for row in made([*rows, *many()]).heldout:
+        assert split.side(position(row.group)) == 1
+    for row in made([*rows, *many()]).train:
+        assert split.side(position(row.group)) == 0
 
 
 def test_the_split_holds_out_about_the_share_that_was_asked_for() -> None:

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the log to rows for fine-tuning: each prompt once, split so that nothing leaks.
+
+The side of a row is a hash of its group's name: its conversation or its user, where it has neither its prompt. It never
+changes. A prompt belongs to the side of the first row that had it, for good: later ones from groups on another side are
+left out and counted. So are, by user, those of a conversation that began on another side. So no prompt, and no group,
+is ever in two splits, also over several exports of one order while the log grows. What an erasure or the retention of
+payload took out has no say: after it, a prompt may go to the side of its next row.
+
+Of the rows of one prompt that are left, the newest is taken: the one whose feedback, score or answer came last. A
+prompt is the same in any Unicode form, case and white space.
+
+The log is read once, some rows at a time, into a table of digests that DuckDB keeps on disk where it does not fit, and
+payload is read for the rows that are given out.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow
+
+from contract.datasets import SPLITS, DatasetOrder
+from logger import candidates
+from logger.export import arrow_stream
+from logger.opinions import ANSWERS, OPINION, newest
+from logger.prompts import plain
+from logger.queries import Row, value_of
+from logger.reading import Reading
+
+BATCH_ROWS = 1000
+"""Rows held at once."""
+MOST_LABELS = 100
+"""Labels that the figures show, the most frequent ones."""
+FIELDS = {
+    "messages": "the prompt, each message with its role and content; where the method is supervised, with the "
+    "reference as the last message, the assistant's",
+    "reference_answer": "the right answer, of any type; a text without white space around it",
+    "id": "of the invocation that it came from",
+    "choice": "index of the answer",
+    "model": "name that was asked for",
+    "version": "what answered",
+    "metadata": "of the request",
+    "scores": "grader -> its newest score of the answer",
+    "feedback": "metric -> its newest value on the answer",
+    "split": "train, validation or test",
+}
+"""What a row has. A file for supervised fine-tuning has the messages alone."""
+_JSON = ("messages", "reference_answer", "metadata", "scores", "feedback")
+ARROW_SCHEMA = pyarrow.schema(
+    [pyarrow.field(name, pyarrow.int64() if name == "choice" else pyarrow.string()) for name in FIELDS]
+)
+"""The fields of a row; those of several types or parts are JSON."""
+_FATES = """
+CREATE TEMP TABLE fates AS
+WITH sided AS (
+    SELECT *, first_value(side) OVER (PARTITION BY prompt ORDER BY first, answer, choice) AS prompt_side,
+        first_value(side) OVER (PARTITION BY tie ORDER BY first, answer, choice) AS tie_side
+    FROM found WHERE prompt IS NOT NULL
+),
+judged AS (
+    SELECT *, side <> prompt_side OR side <> tie_side AS torn FROM sided WHERE meets AND reason IS NULL
+)
+SELECT answer, choice, opinion, prompt, reference, label, side, torn,
+    row_number() OVER (PARTITION BY prompt, torn ORDER BY due DESC, answer DESC, choice) AS place
+FROM judged
+"""
+_KEPT = "FROM fates WHERE NOT torn AND place = 1"
+_LEFT_OUT = """
+SELECT reason, count(*) FROM found WHERE meets AND reason IS NOT NULL GROUP BY reason
+UNION ALL SELECT 'prompt or conversation is in another split', count(*) FROM fates WHERE torn
+UNION ALL SELECT 'repeated prompt', count(*) FROM fates WHERE NOT torn AND place > 1
+"""
+_CONFLICTS = """
+SELECT count(*) FROM (SELECT prompt FROM fates WHERE NOT torn GROUP BY prompt HAVING count(DISTINCT reference) > 1)
+"""
+_ROWS = f"""
+WITH {ANSWERS},
+kept AS (SELECT answer, choice, opinion, side {_KEPT}),
+graded AS (
+    SELECT answer, choice, json_group_object(grader, value) AS scores FROM (
+        SELECT k.answer, k.choice, s.grader, s.value
+        FROM kept k JOIN invocations i ON i.cursor = k.answer
+        JOIN scores s ON s.invocation = i.id AND s.project = i.project AND s.choice = k.choice
+        WHERE s.cursor <= $until AND s.value IS NOT NULL AND isfinite(s.value)
+        QUALIFY row_number() OVER (PARTITION BY k.answer, k.choice, s.grader ORDER BY s.cursor DESC) = 1
+    ) GROUP BY ALL
+),
+opinions AS (SELECT {OPINION}, metric FROM feedback WHERE cursor <= $until),
+{newest("opined", "opinions", "metric")},
+said AS (
+    SELECT answer, choice, json_group_object(metric, value::JSON) AS feedback
+    FROM opined SEMI JOIN kept USING (answer, choice) GROUP BY ALL
+)
+SELECT k.choice, k.side, i.id, i.alias, i.version, i.metadata::JSON::VARCHAR AS metadata,
+    i.messages::JSON::VARCHAR AS messages, f.value::JSON::VARCHAR AS reference,
+    CASE WHEN k.opinion IS NULL THEN i.choices::JSON::VARCHAR END AS choices,
+    g.scores::VARCHAR AS scores, s.feedback::VARCHAR AS feedback
+FROM kept k JOIN invocations i ON i.cursor = k.answer
+LEFT JOIN feedback f ON f.cursor = k.opinion
+LEFT JOIN graded g ON g.answer = k.answer AND g.choice = k.choice
+LEFT JOIN said s ON s.answer = k.answer AND s.choice = k.choice
+WHERE i.messages IS NOT NULL
+ORDER BY k.answer, k.choice
+"""
+
+
+def figures(store: Reading, order: DatasetOrder) -> Row:
+    """What the order comes to: ``rows``, ``splits``, ``labels``, ``conflicts``, ``left_out`` and the ``cursor``.
+
+    ``labels`` counts the most frequent references of up to 64 characters, ``distinct_references`` all; ``conflicts``
+    counts prompts whose rows have different references; ``left_out`` is by reason. An order with ``until`` set to the
+    ``cursor`` gives these rows again, however the log has grown.
+    """
+    until = _until(store, order)
+    with _fates(store, order, until) as table:
+        splits = dict(_pairs(table, f"SELECT side, count(*) {_KEPT} GROUP BY side"))
+        shown = f"SELECT label, count(*) {_KEPT} AND label IS NOT NULL GROUP BY label ORDER BY 2 DESC, 1"
+        return {
+            "cursor": until,
+            "rows": sum(splits.values()),
+            "splits": {name: splits[side] for side, name in enumerate(SPLITS) if side in splits},
+            "labels": dict(_pairs(table, f"{shown} LIMIT {MOST_LABELS}")),
+            "distinct_references": _one(table, f"SELECT count(DISTINCT reference) {_KEPT}"),
+            "conflicts": _one(table, _CONFLICTS),
+            "left_out": {reason: count for reason, count in sorted(_pairs(table, _LEFT_OUT)) if count},
+        }
+
+
+def rows(store: Reading, order: DatasetOrder) -> Iterator[list[Row]]:
+    """The rows, some at a time: messages, reference_answer and what else is known of the answer.
+
+    The right answer is the last of the messages where the order's method is supervised, and ``reference_answer`` beside
+    them in either.
+    """
+    until = _until(store, order)
+    with _fates(store, order, until) as table:
+        table.execute(_ROWS, {"until": until})
+        names = [column[0] for column in table.description or ()]
+        while found := table.fetchmany(BATCH_ROWS):
+            yield [_row(dict(zip(names, values, strict=True)), order) for values in found]
+
+
+def jsonl(store: Reading, order: DatasetOrder) -> Iterator[bytes]:
+    """The rows as lines of JSON, in pieces."""
+    for batch in rows(store, order):
+        yield "".join(json.dumps(row) + "\n" for row in batch).encode()
+
+
+def arrow(store: Reading, order: DatasetOrder) -> Iterator[bytes]:
+    """The rows as an Arrow IPC stream in pieces; see `ARROW_SCHEMA`."""
+    return arrow_stream(ARROW_SCHEMA, ([_as_text(row) for row in batch] for batch in rows(store, order)))
+
+
+@contextmanager
+def _fates(store: Reading, order: DatasetOrder, until: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the tables ``found``, every candidate, and ``fates``, what becomes of those that are good."""
+    with store.connection() as table:
+        table.register("piece", candidates.SCHEMA.empty_table())
+        table.execute("CREATE TEMP TABLE found AS FROM piece")
+        for found in store.stream(*candidates.statement(order, until), BATCH_ROWS):
+            table.register("piece", candidates.read(found, order))
+            table.execute("INSERT INTO found FROM piece")
+        table.unregister("piece")
+        table.execute(_FATES)
+        yield table
+
+
+def _until(store: Reading, order: DatasetOrder) -> int:
+    return store.cursor if order.until is None else order.until
+
+
+def _row(found: Row, order: DatasetOrder) -> Row:
+    messages, reference = plain(value_of(found["messages"])), candidates.reference_of(found)
+    if order.method == "supervised":
+        messages.append({"role": "assistant", "content": reference})
+    return {
+        "messages": messages,
+        "reference_answer": reference,
+        "id": found["id"],
+        "choice": found["choice"],
+        "model": found["alias"],
+        "version": found["version"],
+        "metadata": value_of(found["metadata"]) or {},
+        "scores": value_of(found["scores"]) or {},
+        "feedback": value_of(found["feedback"]) or {},
+        "split": SPLITS[found["side"]],
+    }
+
+
+def _as_text(row: Row) -> Row:
+    return row | {name: json.dumps(row[name]) for name in _JSON}
+
+
+def _pairs(table: duckdb.DuckDBPyConnection, statement: str) -> list[tuple[Any, int]]:
+    return [(key, int(count)) for key, count in table.execute(statement).fetchall()]
+
+
+def _one(table: duckdb.DuckDBPyConnection, statement: str) -> int:
+    return _pairs(table, f"SELECT 0, ({statement})")[0][1]

@@ -178,6 +178,8 @@ class Overloaded(MillraceError):
         "logger_unavailable": "What needs the log cannot be answered, because the logger does not answer.",
         "limits_unknown": "The control database did not say in time whether the limits of the key allow the request.",
         "query_timeout": "A query of the log took longer than `log.store.query_timeout`.",
+        "query_memory": "A query of the log needs more memory than `log.store.memory_limit` leaves.",
+        "export_changed": "An export of the log cannot be read, or was replaced while it was read.",
     }
 
 

@@ -36,6 +36,13 @@ def new_invocation_id(project: str, secret: bytes, now_ns: Callable[[], int] = t
     return f"{INVOCATION_PREFIX}{stem}{_mac(stem, project, secret)}"
 
 
+def derived_invocation_id(content: bytes, project: str, secret: bytes) -> str:
+    """The id of what came from elsewhere without one: the same for the same content (a UUIDv8)."""
+    digest = int.from_bytes(hashlib.blake2b(content, digest_size=16).digest(), "big")
+    stem = f"{digest & ~(0xF << 76 | 0b11 << 62) | 0x8 << 76 | 0b10 << 62:032x}"
+    return f"{INVOCATION_PREFIX}{stem}{_mac(stem, project, secret)}"
+
+
 def is_own_invocation(invocation: str, project: str, secret: bytes) -> bool:
     """Whether this installation gave ``invocation`` to ``project``; never raises on a mangled id."""
     if (

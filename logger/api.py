@@ -36,6 +36,7 @@ from logger.forms import (
     ExportOrder,
     FeedbackQuery,
     InvocationsQuery,
+    KnownQuery,
     LabelledQuery,
     Paging,
     ScoresQuery,
@@ -47,6 +48,7 @@ from logger.forms import (
 )
 from logger.health import Health
 from logger.queries import Row
+from logger.reading import Reading
 from logger.store import Store
 
 log = logging.getLogger(__name__)
@@ -60,15 +62,28 @@ def create_app(health: Health, token: str, store: Store | None) -> FastAPI:
         token: the bearer token that every question needs.
         store: the log; None in a process that only ships, which answers no questions.
     """
+    app = _bare()
+    app.include_router(_operations(health))
+    if store is not None:
+        for router in (_tables(store), _derived(store), _orders(store)):
+            app.include_router(router, prefix="/v1", dependencies=[Depends(_bearer(token))])
+    return app
+
+
+def create_reader(source: Reading) -> FastAPI:
+    """The questions alone, over any source, for use within one process: nobody listens and no token is asked for."""
+    app = _bare()
+    for router in (_tables(source), _derived(source)):
+        app.include_router(router, prefix="/v1")
+    return app
+
+
+def _bare() -> FastAPI:
     app = FastAPI(title="Millrace logger", openapi_url=None, docs_url=None, redoc_url=None)
     app.add_exception_handler(MillraceError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_query)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_defect)
-    app.include_router(_operations(health))
-    if store is not None:
-        for router in (_tables(store), _derived(store), _datasets(store)):
-            app.include_router(router, prefix="/v1", dependencies=[Depends(_bearer(token))])
     return app
 
 
@@ -95,22 +110,25 @@ def _operations(health: Health) -> APIRouter:
     return router
 
 
-def _tables(store: Store) -> APIRouter:
+def _tables(store: Reading) -> APIRouter:
     """Rows as they were written."""
     router = APIRouter()
 
     def page(kind: type[Record], query: Paging) -> Response:
-        equal = query.model_dump(exclude={"after", "limit", "since_ns", "until_ns"})
         since_ns, until_ns = getattr(query, "since_ns", None), getattr(query, "until_ns", None)
-        return _page(queries.page(store, kind, query.after, query.limit, equal, since_ns, until_ns), query.after)
+        return _page(
+            queries.page(store, kind, query.after, query.limit, _equal(query), since_ns, until_ns), query.after
+        )
 
     @router.get("/invocations")
     def _invocations(query: Annotated[InvocationsQuery, Query()]) -> Response:
         return page(Invocation, query)
 
     @router.get("/invocations/newest")
-    def _newest(query: Annotated[Paging, Query()]) -> Response:
-        return _page(queries.newest(store, query.limit), 0)
+    def _newest(query: Annotated[InvocationsQuery, Query()]) -> Response:
+        end = store.cursor  # before the rows: what comes meanwhile is seen twice rather than missed
+        rows = queries.newest(store, query.limit, _equal(query), query.since_ns, query.until_ns)
+        return _json({"rows": rows, "next": max(end, rows[-1]["cursor"] if rows else 0)})
 
     @router.get("/invocations/{identifier}")
     def _invocation(identifier: str) -> Response:
@@ -146,8 +164,8 @@ def _tables(store: Store) -> APIRouter:
     return router
 
 
-def _derived(store: Store) -> APIRouter:
-    """What is joined or summed from rows, and copies of the log."""
+def _derived(store: Reading) -> APIRouter:
+    """What is joined or summed from rows."""
     router = APIRouter()
 
     @router.get("/stored")
@@ -175,9 +193,21 @@ def _derived(store: Store) -> APIRouter:
     def _dead_letters(query: Annotated[Paging, Query()]) -> Response:
         return _json({"rows": queries.newest_dead_letters(store, query.limit)})
 
+    @router.post("/known")
+    def _known(body: KnownQuery) -> Response:
+        kind = export.kind_of(body.kind, "kind")
+        return _json({"ids": queries.known(store, kind, body.ids, body.since_ns, body.until_ns)})
+
     @router.get("/usage")
     def _usage(query: Annotated[UsageQuery, Query()]) -> Response:
         return _json({"rows": ledger.usage(store, **query.model_dump())})
+
+    return router
+
+
+def _orders(store: Store) -> APIRouter:
+    """Copies of the log."""
+    router = APIRouter()
 
     @router.post("/snapshot")
     def _snapshot(body: SnapshotOrder) -> Response:
@@ -185,12 +215,12 @@ def _derived(store: Store) -> APIRouter:
 
     @router.post("/export")
     def _export(body: ExportOrder) -> Response:
-        return _json(export.export(store, body.kind, body.format, body.path))
+        return _json(export.export(store, body.kinds, body.format, body.to))
 
     return router
 
 
-def _datasets(store: Store) -> APIRouter:
+def _datasets(store: Reading) -> APIRouter:
     """Rows to train on."""
     router = APIRouter()
 
@@ -205,6 +235,11 @@ def _datasets(store: Store) -> APIRouter:
         return _json(dataset.figures(store, body))
 
     return router
+
+
+def _equal(query: Paging) -> dict[str, Any]:
+    """The columns that a query fixes."""
+    return query.model_dump(exclude={"after", "limit", "since_ns", "until_ns"})
 
 
 def _bearer(token: str) -> Callable[[Request], None]:

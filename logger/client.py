@@ -72,6 +72,7 @@ class LoggerClient:
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
         # For an answer as long as the log: as long as something of it keeps coming.
         self._endless = aiohttp.ClientTimeout(total=None, sock_read=timeout, sock_connect=5.0)
+        self._unbounded = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
         # A dataset is sorted out before its first row.
         self._patient = aiohttp.ClientTimeout(total=None, sock_read=max(timeout, _SORTING), sock_connect=5.0)
         self._session: aiohttp.ClientSession | None = None
@@ -113,9 +114,25 @@ class LoggerClient:
             status=status, since_ns=since_ns, until_ns=until_ns,
         )  # fmt: skip
 
-    async def newest(self, limit: int = 20) -> list[Row]:
-        """The last invocations that came, oldest of them first."""
-        return (await self._page("/v1/invocations/newest", limit=limit)).rows
+    async def newest(
+        self,
+        limit: int = 20,
+        *,
+        project: str | None = None,
+        alias: str | None = None,
+        version: str | None = None,
+        status: str | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> Page:
+        """The last invocations that came and that every given condition holds for, oldest of them first.
+
+        `Page.next` is where the log ended when it was asked: ask `invocations` for what comes after.
+        """
+        return await self._page(
+            "/v1/invocations/newest", limit=limit, project=project, alias=alias, version=version, status=status,
+            since_ns=since_ns, until_ns=until_ns,
+        )  # fmt: skip
 
     async def labelled(
         self,
@@ -257,7 +274,8 @@ class LoggerClient:
             bucket_seconds: groups by time too, under ``bucket`` (start in nanoseconds).
 
         Each row: the keys, requests, unmetered (requests whose usage is unknown), prompt_tokens, cached_tokens,
-        completion_tokens, cost (nano-dollars), mean_ns, p50_ns and p95_ns of the whole answer (null where unknown).
+        completion_tokens, cost (nano-dollars), mean_ns, p50_ns and p95_ns of the whole answer (null where unknown;
+        the last two are near, not exact).
         """
         rows: list[Row] = (
             await self._get(
@@ -267,16 +285,27 @@ class LoggerClient:
         )["rows"]  # fmt: skip
         return rows
 
+    async def known(
+        self, kind: str, ids: Sequence[str], *, since_ns: int | None = None, until_ns: int | None = None
+    ) -> set[str]:
+        """Which of at most 5000 ids of a record kind the log holds; bounds on their times make it quick."""
+        body = {"kind": kind, "ids": list(ids), "since_ns": since_ns, "until_ns": until_ns}
+        return set(msgspec.json.decode(await self._read("/v1/known", [], body))["ids"])
+
     async def snapshot(self, path: str) -> Row:
         """Copies the store to a new DuckDB file on the logger's machine while it goes on: ``{"path", "bytes"}``."""
-        return await self._post("/v1/snapshot", {"path": path})
+        return await self._order("/v1/snapshot", {"path": path})
 
-    async def export(self, kind: str, format: str, path: str) -> Row:
-        """Writes a table on the logger's machine as ``parquet`` (a folder, by day) or ``jsonl``: ``{"path", "rows"}``.
+    async def export(self, format: str, to: str, kinds: Sequence[str] = ()) -> Row:
+        """Writes tables, as the logger's machine sees ``to``: ``{"to", "tables"}``, a row for each table.
 
-        ``kind`` is a record kind such as ``invocation``.
+        Args:
+            format: ``parquet``: a folder or URL, brought up to the log (see `logger.parquet`); or ``records``: a
+                new file of one kind, a line of JSON for each.
+            to: an absolute path, or a URL that fsspec knows, such as ``s3://bucket/log``.
+            kinds: record kinds such as ``invocation``; none: all of them.
         """
-        return await self._post("/v1/export", {"kind": kind, "format": format, "path": path})
+        return await self._order("/v1/export", {"kinds": list(kinds), "format": format, "to": to})
 
     async def dead_letters(self, limit: int = 100) -> list[Row]:
         """The newest records that the store could not take whole, as they came (Base64), with the reason of each."""
@@ -295,8 +324,9 @@ class LoggerClient:
     async def _get(self, path: str, **query: Any) -> Any:
         return msgspec.json.decode(await self._read(path, _query(**query)))
 
-    async def _post(self, path: str, body: Row) -> Row:
-        found: Row = msgspec.json.decode(await self._read(path, [], body))
+    async def _order(self, path: str, body: Row) -> Row:
+        """Work that takes as long as the log is large; nothing comes until it is done."""
+        found: Row = msgspec.json.decode(await self._read(path, [], body, self._unbounded))
         return found
 
     async def _read(
@@ -321,13 +351,20 @@ class LoggerClient:
                 method, self._url + path, params=query, json=body, timeout=timeout or self._timeout
             ) as response:
                 if response.status != 200:
-                    raise _error(response.status, await response.read())
+                    answered(response.status, await response.read())
                 yield response
         except (TimeoutError, aiohttp.ClientError) as error:
             reason = str(error) or type(error).__name__
             raise Overloaded(
                 f"the logger at {self._url} does not answer: {reason}", code="logger_unavailable", retry_after=1.0
             ) from error
+
+
+def answered(status: int, content: bytes) -> bytes:
+    """The content of an answer; the error that it carries is raised."""
+    if status != 200:
+        raise _error(status, content)
+    return content
 
 
 async def _lines(pieces: aiohttp.StreamReader) -> AsyncIterator[bytes]:

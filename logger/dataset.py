@@ -28,7 +28,7 @@ from logger.export import arrow_stream
 from logger.opinions import ANSWERS, GIVEN, OPINION, newest
 from logger.prompts import plain
 from logger.queries import Row, value_of
-from logger.store import Store
+from logger.reading import Reading
 
 BATCH_ROWS = 1000
 """Rows held at once."""
@@ -107,7 +107,7 @@ ORDER BY k.answer, k.choice
 """
 
 
-def figures(store: Store, order: DatasetOrder) -> Row:
+def figures(store: Reading, order: DatasetOrder) -> Row:
     """What the order comes to: ``rows``, ``splits``, ``labels``, ``conflicts``, ``left_out`` and the ``cursor``.
 
     ``labels`` counts the most frequent references of up to 64 characters, ``distinct_references`` all; ``conflicts``
@@ -129,7 +129,7 @@ def figures(store: Store, order: DatasetOrder) -> Row:
         }
 
 
-def rows(store: Store, order: DatasetOrder) -> Iterator[list[Row]]:
+def rows(store: Reading, order: DatasetOrder) -> Iterator[list[Row]]:
     """The rows, some at a time: messages, reference_answer and what else is known of the answer.
 
     The right answer is the last of the messages where the order's method is supervised, and ``reference_answer`` beside
@@ -143,19 +143,19 @@ def rows(store: Store, order: DatasetOrder) -> Iterator[list[Row]]:
             yield [_row(dict(zip(names, values, strict=True)), order) for values in found]
 
 
-def jsonl(store: Store, order: DatasetOrder) -> Iterator[bytes]:
+def jsonl(store: Reading, order: DatasetOrder) -> Iterator[bytes]:
     """The rows as lines of JSON, in pieces."""
     for batch in rows(store, order):
         yield "".join(json.dumps(row) + "\n" for row in batch).encode()
 
 
-def arrow(store: Store, order: DatasetOrder) -> Iterator[bytes]:
+def arrow(store: Reading, order: DatasetOrder) -> Iterator[bytes]:
     """The rows as an Arrow IPC stream in pieces; see `ARROW_SCHEMA`."""
     return arrow_stream(ARROW_SCHEMA, ([_as_text(row) for row in batch] for batch in rows(store, order)))
 
 
 @contextmanager
-def _fates(store: Store, order: DatasetOrder, until: int) -> Iterator[duckdb.DuckDBPyConnection]:
+def _fates(store: Reading, order: DatasetOrder, until: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the tables ``found``, every candidate, and ``fates``, what becomes of those that are good."""
     with store.connection() as table:
         table.register("piece", candidates.SCHEMA.empty_table())
@@ -168,7 +168,7 @@ def _fates(store: Store, order: DatasetOrder, until: int) -> Iterator[duckdb.Duc
         yield table
 
 
-def _until(store: Store, order: DatasetOrder) -> int:
+def _until(store: Reading, order: DatasetOrder) -> int:
     return store.cursor if order.until is None else order.until
 
 

@@ -6,8 +6,7 @@ What is written appears under its name whole or not at all.
 
 import io
 import secrets
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow
@@ -16,7 +15,10 @@ from contract.columns import CURSOR, Kind, columns, table_name
 from contract.errors import InvalidRequest
 from contract.records import KINDS, Erasure, Record
 from logger.labelled import Selection, all_labelled
+from logger.parquet import export_parquet
+from logger.places import place
 from logger.queries import Row
+from logger.reading import Reading
 from logger.snapshots import remember_snapshot
 from logger.store import Store
 
@@ -44,7 +46,7 @@ LABELLED_SCHEMA = pyarrow.schema(
 )
 
 
-def labelled_stream(store: Store, selection: Selection) -> Iterator[bytes]:
+def labelled_stream(store: Reading, selection: Selection) -> Iterator[bytes]:
     """All labelled rows of a selection as an Arrow IPC stream."""
     return arrow_stream(LABELLED_SCHEMA, all_labelled(store, selection))
 
@@ -83,35 +85,46 @@ def snapshot(store: Store, path: Path) -> Row:
     return {"path": str(path), "bytes": path.stat().st_size}
 
 
-def export(store: Store, kind: str, format: str, path: Path) -> Row:
-    """Writes one table: ``parquet`` as a folder partitioned by day, ``jsonl`` as a file: ``{"path", "rows"}``.
+def export(store: Store, kinds: Sequence[str], format: str, to: str) -> Row:
+    """Writes tables: ``parquet`` to a place (`logger.parquet`), ``records`` to a new file: ``{"to", "tables"}``.
 
     Raises:
-        InvalidRequest: no such kind or format, or there is something at ``path`` already.
+        InvalidRequest: no such kind, the place cannot be used, or there is something already where a file is to be.
     """
-    if kind not in KINDS:
-        raise InvalidRequest(f"kind: {kind!r}: is none of {', '.join(KINDS)}", param="kind")
-    if format not in _OPTIONS:
-        raise InvalidRequest(f"format: {format!r}: is none of {', '.join(_OPTIONS)}", param="format")
-    table, part, until = table_name(KINDS[kind]), _part(path), store.cursor
-    days = "" if format == "jsonl" else ", strftime(make_timestamp_ns(time), '%Y-%m-%d') AS day"
-    rows = f"SELECT {_exported(KINDS[kind])}{days} FROM {table} WHERE {CURSOR} <= {until} ORDER BY {CURSOR}"
+    for kind in kinds:
+        kind_of(kind, "kinds")
+    if format == "parquet":
+        return {"to": to, "tables": export_parquet(store, list(kinds) or list(KINDS), place(to, "to"))}
+    if len(kinds) != 1:
+        raise InvalidRequest(f"kinds: {list(kinds)!r}: a file of records is of one kind", param="kinds")
+    return {"to": to, "tables": [_export_jsonl(store, kinds[0], Path(to))]}
+
+
+def kind_of(name: str, param: str) -> type[Record]:
+    """The record kind of a name such as ``invocation``.
+
+    Raises:
+        InvalidRequest: there is none; ``param`` is the field that it was given in.
+    """
+    if name not in KINDS:
+        raise InvalidRequest(f"{param}: {name!r}: is none of {', '.join(KINDS)}", param=param)
+    return KINDS[name]
+
+
+def _export_jsonl(store: Store, kind: str, path: Path) -> Row:
+    table, part, until = table_name(KINDS[kind]), _part(path, "to"), store.cursor
+    rows = f"SELECT '{kind}' AS kind, {_exported(KINDS[kind])} FROM {table} WHERE {CURSOR} <= {until} ORDER BY {CURSOR}"
     try:
-        store.run(f"COPY ({rows}) TO {_text(part)} ({_OPTIONS[format]})")
+        store.run(f"COPY ({rows}) TO {_text(part)} (FORMAT json)")
         count = store.fetch(f"SELECT count(*) AS rows FROM {table} WHERE {CURSOR} <= ?", [until])[0]["rows"]
         part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+    finally:
         part.unlink(missing_ok=True)
-        raise
-    return {"path": str(path), "rows": count}
-
-
-_OPTIONS = {"parquet": "FORMAT parquet, COMPRESSION zstd, PARTITION_BY (day)", "jsonl": "FORMAT json"}
+    return {"kind": kind, "rows": count}
 
 
 def _exported(kind: type[Record]) -> str:
-    """Every column; JSON as JSON, which other engines read as text."""
+    """Every column; JSON as JSON, which stays JSON in a line of it."""
     names = [f'"{c.name}"::JSON AS "{c.name}"' if c.kind is Kind.JSON else f'"{c.name}"' for c in columns(kind)]
     return ", ".join([CURSOR, *names])
 
@@ -123,11 +136,11 @@ def _taken(sink: io.BytesIO) -> bytes:
     return piece
 
 
-def _part(path: Path) -> Path:
+def _part(path: Path, param: str = "path") -> Path:
     """A name beside ``path`` to write under until it is whole."""
     if not path.is_absolute() or not path.parent.is_dir() or path.exists():
         raise InvalidRequest(
-            f"path: {str(path)!r}: must be the absolute path of something new in a folder that exists", param="path"
+            f"{param}: {str(path)!r}: must be the absolute path of something new in a folder that exists", param=param
         )
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 

@@ -2,7 +2,7 @@
 """What may be asked of the logger's API: every query parameter and body field with its range."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json
 
@@ -11,6 +11,8 @@ from contract.settings import Filter
 from logger.labelled import Selection
 from logger.queries import MAX_ROWS
 from logger.stored import MAX_PAGE
+
+Nanoseconds = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Form(BaseModel):
@@ -22,19 +24,19 @@ class Form(BaseModel):
 class Paging(Form):
     """Where to start behind, and how many rows at most."""
 
-    after: int = Field(0, ge=0)
+    after: int = Field(0, ge=0, lt=2**63)
     limit: int = Field(500, ge=1, le=MAX_ROWS)
 
 
 class InvocationsQuery(Paging):
-    """See `LoggerClient.invocations`."""
+    """See `LoggerClient.invocations`, and `LoggerClient.newest`, which takes no ``after``."""
 
     project: str | None = None
     alias: str | None = None
     version: str | None = None
-    status: str | None = None
-    since_ns: int | None = None
-    until_ns: int | None = None
+    status: Literal["complete", "interrupted", "aborted", "failed", "refused"] | None = None
+    since_ns: Nanoseconds | None = None
+    until_ns: Nanoseconds | None = None
 
 
 class FeedbackQuery(Paging):
@@ -88,8 +90,8 @@ class SelectionQuery(Form):
 
     alias: str
     metric: str
-    after: int = Field(0, ge=0)
-    until: int | None = Field(None, ge=0)
+    after: int = Field(0, ge=0, lt=2**63)
+    until: int | None = Field(None, ge=0, lt=2**63)
     filter: Json[Filter] | None = None
 
     def selection(self) -> Selection:
@@ -114,9 +116,18 @@ class UsageQuery(Form):
 
     group_by: list[str] = []
     bucket_seconds: int | None = Field(None, ge=1, le=366 * 86400)
-    since_ns: int | None = None
-    until_ns: int | None = None
+    since_ns: Nanoseconds | None = None
+    until_ns: Nanoseconds | None = None
     project: str | None = None
+
+
+class KnownQuery(Form):
+    """See `LoggerClient.known`."""
+
+    kind: str
+    ids: list[str] = Field(max_length=MAX_ROWS)
+    since_ns: Nanoseconds | None = None
+    until_ns: Nanoseconds | None = None
 
 
 class SnapshotOrder(Form):
@@ -128,6 +139,6 @@ class SnapshotOrder(Form):
 class ExportOrder(Form):
     """See `LoggerClient.export`."""
 
-    kind: str
-    format: str
-    path: Path
+    kinds: list[str] = []
+    format: Literal["parquet", "records"]
+    to: str

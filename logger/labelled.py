@@ -21,7 +21,7 @@ from contract.settings import Filter
 from logger.conditions import conditions
 from logger.opinions import ANSWERS, GIVEN, OPINION, newest
 from logger.queries import MAX_ROWS, Row, value_of
-from logger.store import Store
+from logger.reading import Reading
 
 BATCH_ROWS = 1000
 """Rows that `all_labelled` holds at once."""
@@ -84,7 +84,7 @@ class Selection:
         return _CHOSEN.format(cursors=cursors, **meant.parts()) + end, parameters | meant.parameters
 
 
-def labelled(store: Store, selection: Selection, limit: int) -> list[Row]:
+def labelled(store: Reading, selection: Selection, limit: int) -> list[Row]:
     """The rows by cursor, with their JSON as text under metadata, parameters, messages and reference.
 
     Choices of one answer may share a cursor; a page is never cut between them, so it may be longer than ``limit``.
@@ -96,13 +96,13 @@ def labelled(store: Store, selection: Selection, limit: int) -> list[Row]:
     return [_row(row) for row in found]
 
 
-def all_labelled(store: Store, selection: Selection) -> Iterator[list[Row]]:
+def all_labelled(store: Reading, selection: Selection) -> Iterator[list[Row]]:
     """All rows in the order of `labelled`, some at a time; what comes meanwhile is not among them."""
     for batch in store.stream(*selection.statement(_ALL), BATCH_ROWS):
         yield [_row(row) for row in batch]
 
 
-def count_labelled(store: Store, selection: Selection) -> Row:
+def count_labelled(store: Reading, selection: Selection) -> Row:
     """``{"rows", "cursor"}``: how many, and the cursor of the last."""
     if _is_seen(store, selection):
         return {"rows": 0, "cursor": selection.after}
@@ -118,7 +118,7 @@ def with_values(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _is_seen(store: Store, selection: Selection) -> bool:
+def _is_seen(store: Reading, selection: Selection) -> bool:
     return selection.after >= max(store.newest(kind) for kind in (Feedback, Invocation, Score))
 
 

@@ -2,12 +2,12 @@
 """Pages of the log's tables. Values are bound, never part of a statement; names come from the declarations."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contract.columns import CURSOR, Column, Kind, columns, table_name
 from contract.records import Feedback, Invocation, Record, Score
-from logger.store import Store
+from logger.reading import Reading, between
 
 Row = dict[str, Any]
 MAX_ROWS = 5000
@@ -15,7 +15,7 @@ MAX_ROWS = 5000
 
 
 def page(
-    store: Store,
+    store: Reading,
     kind: type[Record],
     after: int,
     limit: int,
@@ -37,28 +37,28 @@ def page(
     """
     if after >= store.newest(kind):
         return []  # what those who poll are told most of the time, without a query
-    conditions, values = [f"{CURSOR} > ?"], [after]
-    for name, value in equal.items():
-        if value is not None:
-            conditions.append(f'"{name}" = ?')
-            values.append(value)
-    if since_ns is not None:
-        conditions.append("time >= ?")
-        values.append(since_ns)
-    if until_ns is not None:
-        conditions.append("time < ?")
-        values.append(until_ns)
-    statement = f"{select(kind)} WHERE {' AND '.join(conditions)} ORDER BY {CURSOR} LIMIT ?"
-    return decoded(kind, store.fetch(statement, [*values, min(limit, MAX_ROWS)]))
+    conditions, values = _conditions(store, equal, since_ns, until_ns)
+    statement = (
+        f"{select(kind)} WHERE {' AND '.join([f'{CURSOR} > $after', *conditions])} ORDER BY {CURSOR} LIMIT $limit"
+    )
+    return decoded(kind, store.fetch(statement, values | {"after": after, "limit": min(limit, MAX_ROWS)}))
 
 
-def newest(store: Store, limit: int) -> list[Row]:
-    """The last invocations that came, ascending."""
-    statement = f"{select(Invocation)} ORDER BY {CURSOR} DESC LIMIT ?"
-    return decoded(Invocation, store.fetch(statement, [min(limit, MAX_ROWS)]))[::-1]
+def newest(
+    store: Reading,
+    limit: int,
+    equal: Mapping[str, Any] = {},
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+) -> list[Row]:
+    """The last invocations that came and that the conditions hold for, ascending; arguments as `page` has."""
+    conditions, values = _conditions(store, equal, since_ns, until_ns)
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    statement = f"{select(Invocation)}{where} ORDER BY {CURSOR} DESC LIMIT $limit"
+    return decoded(Invocation, store.fetch(statement, values | {"limit": min(limit, MAX_ROWS)}))[::-1]
 
 
-def invocation(store: Store, identifier: str) -> Row | None:
+def invocation(store: Reading, identifier: str) -> Row | None:
     """One invocation with what graders and people said of it; None where it is not in the log."""
     rows = decoded(Invocation, store.fetch(f"{select(Invocation)} WHERE id = ?", [identifier]))
     if not rows:
@@ -68,13 +68,24 @@ def invocation(store: Store, identifier: str) -> Row | None:
     return rows[0] | {"scores": scores, "feedback": feedback}
 
 
-def score_position(store: Store, grader: str) -> int:
+def known(
+    store: Reading, kind: type[Record], ids: Sequence[str], since_ns: int | None = None, until_ns: int | None = None
+) -> list[str]:
+    """Which of these ids a table holds; ``since_ns`` and ``until_ns``, where given, bound their times."""
+    times, values = between(store, since_ns, until_ns)
+    where = " AND ".join(["id IN (SELECT unnest($ids))", *times])
+    return [
+        row["id"] for row in store.fetch(f"SELECT id FROM {table_name(kind)} WHERE {where}", {"ids": ids, **values})
+    ]
+
+
+def score_position(store: Reading, grader: str) -> int:
     """How far the scores of a grader reach into the log; 0 before the first."""
     rows = store.fetch("SELECT coalesce(max(position), 0) AS position FROM scores WHERE grader = ?", [grader])
     return int(rows[0]["position"])
 
 
-def orphans(store: Store) -> int:
+def orphans(store: Reading) -> int:
     """Feedback on something that is not in the log, or not yet: an answer, a choice of it, a conversation."""
     rows = store.fetch(
         """
@@ -87,12 +98,12 @@ def orphans(store: Store) -> int:
     return int(rows[0]["orphans"])
 
 
-def dead_letters(store: Store) -> int:
+def dead_letters(store: Reading) -> int:
     """Records that could not be taken whole."""
     return int(store.fetch("SELECT count(*) AS letters FROM dead_letters")[0]["letters"])
 
 
-def newest_dead_letters(store: Store, limit: int) -> list[Row]:
+def newest_dead_letters(store: Reading, limit: int) -> list[Row]:
     """The last of them, oldest first: ``{"producer", "seq", "time", "reason", "payload"}``, the payload in Base64.
 
     A message of the topic that is no block of ours has the position -1.
@@ -107,7 +118,7 @@ def newest_dead_letters(store: Store, limit: int) -> list[Row]:
     )
 
 
-def positions(store: Store) -> list[Row]:
+def positions(store: Reading) -> list[Row]:
     """``{"producer", "next_seq"}`` of every producer: what is committed."""
     return store.fetch("SELECT producer, next_seq FROM producers ORDER BY producer")
 
@@ -120,6 +131,15 @@ def value_of(text: str | None) -> Any:
 def select(kind: type[Record]) -> str:
     """``SELECT`` of every column of a table, JSON as text."""
     return f"SELECT {', '.join([CURSOR, *map(_column, columns(kind))])} FROM {table_name(kind)}"
+
+
+def _conditions(
+    store: Reading, equal: Mapping[str, Any], since_ns: int | None, until_ns: int | None
+) -> tuple[list[str], dict[str, Any]]:
+    """What must hold of a row, and the values that it binds."""
+    given = {name: value for name, value in equal.items() if value is not None}
+    times, moments = between(store, since_ns, until_ns)
+    return [*(f'"{name}" = ${name}' for name in given), *times], given | moments
 
 
 def _column(column: Column) -> str:

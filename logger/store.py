@@ -7,24 +7,25 @@ once whatever is killed. Everyone else reads through the logger's API, from a sn
 
 import logging
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow
 
 from contract.columns import columns, ddl, table_name
-from contract.errors import DatabaseError, Overloaded
+from contract.errors import DatabaseError
 from contract.records import KINDS, SCHEMA, Amendment, Erasure, Record
 from contract.settings import StoreSettings
 from logger.amendments import apply_amendments
 from logger.batch import Batch
 from logger.erasures import ERASED, apply_erasures
 from logger.faults import reach
+from logger.reading import Reading, limits
 from logger.tables import arrow_table, insert_statement, set_aside_misfits
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ CREATE TABLE IF NOT EXISTS books (name VARCHAR PRIMARY KEY, value BIGINT NOT NUL
 """
 
 
-class Store:
+class Store(Reading):
     """One open file: `commit` from one thread, `writing` and reads from any."""
 
     def __init__(self, path: Path, settings: StoreSettings, now_ns: Callable[[], int] = time.time_ns) -> None:
@@ -49,7 +50,6 @@ class Store:
             DatabaseError: another process has it open (its number is named), a newer release wrote it, or it cannot
                 be opened or read.
         """
-        self._settings = settings
         self._now_ns = now_ns
         self._connection = _connect(path, settings)
         self._writing = threading.Lock()
@@ -58,7 +58,10 @@ class Store:
             self._connection.execute(_BOOKS)
             self._connection.execute(ERASED)
             self._migrate(path)
+            self._connection.execute("INSERT OR IGNORE INTO books VALUES ('identity', ?)", [secrets.randbits(62)])
             self._connection.execute("COMMIT")
+            self.identity = f"{self._book('identity', 0):016x}"
+            """Tells this log from any other; a snapshot has the same."""
             self._cursor = self._book("cursor", 0)
             self._newest = {kind: self._newest_row(kind) for kind in KINDS.values()}
         except BaseException as error:
@@ -68,8 +71,7 @@ class Store:
             raise
         self.name = path.stem
         """The name of the database inside DuckDB."""
-        self._reading = self._connection.cursor()
-        self._reading_lock = threading.Lock()
+        super().__init__(self._connection, settings)
 
     # --- writing
 
@@ -137,7 +139,7 @@ class Store:
 
     def close(self) -> None:
         """Checkpoints and closes; twice does no harm."""
-        self._reading.close()
+        self._stop_reading()
         self._connection.close()
 
     def _commit(self, batch: Batch) -> None:
@@ -207,57 +209,6 @@ class Store:
         """The cursor of the newest row of one kind: who has seen it need not ask for more. 0 before the first."""
         return self._newest[kind]
 
-    def fetch(self, statement: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
-        """Rows of one query within the time budget ``log.store.query_timeout``.
-
-        Raises:
-            Overloaded: the budget is used up (code ``query_timeout``).
-        """
-        with self._budgeted() as connection:
-            connection.execute(statement, parameters)
-            return _named(connection, connection.fetchall())
-
-    def stream(
-        self, statement: str, parameters: Sequence[Any] | dict[str, Any], rows: int
-    ) -> Iterator[list[dict[str, Any]]]:
-        """The rows of one query, ``rows`` at a time, without a time budget: who reads sets the pace."""
-        with self.connection() as connection:
-            connection.execute(statement, parameters)
-            while found := connection.fetchmany(rows):
-                yield _named(connection, found)
-
-    def run(self, *statements: str) -> None:
-        """Statements in a row on one connection, such as an export, without a time budget."""
-        with self.connection() as connection:
-            for statement in statements:
-                connection.execute(statement).fetchall()
-
-    @contextmanager
-    def _budgeted(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        budget = self._settings.query_timeout
-        with self.connection() as connection:
-            timer = threading.Timer(budget, connection.interrupt)
-            timer.daemon = True
-            timer.start()
-            try:
-                yield connection
-            except duckdb.InterruptException:
-                raise Overloaded(
-                    f"the query took longer than log.store.query_timeout = {budget} s", code="query_timeout"
-                ) from None
-            finally:
-                timer.cancel()
-
-    @contextmanager
-    def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection of one's own to read from and for temporary tables, which end with it; without a time budget."""
-        with self._reading_lock:
-            connection = self._reading.cursor()
-        try:
-            yield connection
-        finally:
-            connection.close()
-
     def _newest_row(self, kind: type[Record]) -> int:
         rows = self._connection.execute(f"SELECT coalesce(max(cursor), 0) FROM {table_name(kind)}").fetchall()
         return int(rows[0][0])
@@ -282,19 +233,8 @@ class Store:
         self._connection.execute("INSERT OR REPLACE INTO books VALUES ('schema', ?)", [SCHEMA])
 
 
-def _named(connection: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    names = [column[0] for column in connection.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in rows]
-
-
 def _connect(path: Path, settings: StoreSettings) -> duckdb.DuckDBPyConnection:
-    config: dict[str, Any] = {
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-        "memory_limit": f"{settings.memory_limit}B",
-        "threads": settings.threads,
-        "temp_directory": str(path.parent / "temporary"),
-    }
+    config = limits(settings, str(path.parent / "temporary"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return duckdb.connect(str(path), config=config)

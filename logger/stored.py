@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from contract.records import Invocation
 from logger.conditions import pointer
 from logger.queries import Row, decoded, select
-from logger.store import Store
+from logger.reading import Reading
 
 MAX_PAGE = 100
 _KEPT = "stored IS NOT NULL AND messages IS NOT NULL AND choices IS NOT NULL AND status = 'complete'"
 
 
 def stored(
-    store: Store,
+    store: Reading,
     project: str,
     limit: int,
     *,
@@ -52,7 +52,7 @@ def stored(
     return {"rows": rows[:limit], "more": len(rows) > limit}
 
 
-def stored_one(store: Store, project: str, identifier: str) -> Row:
+def stored_one(store: Reading, project: str, identifier: str) -> Row:
     """``{"row", "erased"}``: the stored completion, null where there is none; and whether it was erased."""
     statement = f"{select(Invocation)} WHERE id = ? AND project = ? AND {_KEPT}"
     rows = decoded(Invocation, store.fetch(statement, [identifier, project]))

@@ -20,7 +20,7 @@ import typer
 from contract.database import MEND
 from contract.errors import DatabaseError, MillraceError, OperatorError
 from contract.seed import drift
-from millrace.commands import jobs, keys, logs, models
+from millrace.commands import imports, jobs, keys, logs, models, replay
 from millrace.commands.common import AsJson, Config, Set, config_path, flags, one_line, read_settings
 
 app = typer.Typer(
@@ -35,6 +35,8 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.jobs_app, name="jobs")
 app.add_typer(jobs.loops_app, name="loops")
+logs.app.command("import")(imports.import_logs)
+logs.app.command("replay")(replay.replay_logs)
 app.add_typer(logs.app, name="logs")
 app.command("usage")(logs.usage)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "log.json"
+_PARTS = ("append", "direct", "broker", "beside", "usage", "memory")
 
 
 def log_table() -> str:
     """Every figure of the log with what it is to be."""
     found: dict[str, Any] = json.loads(RESULTS.read_text())
-    append, direct, broker, beside = (found[part] for part in ("append", "direct", "broker", "beside"))
+    append, direct, broker, beside, usage, memory = (found[part] for part in _PARTS)
     rows = [
         *(
             (
@@ -30,9 +31,20 @@ def log_table() -> str:
             "0.95 or more",
         ),
         ("its CPU of a request, times without", f"{beside['cpu']:.2f}", ""),
+        (
+            f"usage of a day by model, of {usage['rows']:,} rows of meter columns as Parquet",
+            f"{usage['day_s']:.2f} s",
+            "1 s or less",
+        ),
+        ("the same of every day", f"{usage['all_s']:.1f} s", ""),
+        (
+            f"memory of the logger, a backlog of {memory['records']:,} records before it",
+            f"{memory['rss_mb']:.0f} MB",
+            "600 MB or less",
+        ),
     ]
     lines = [f"| {what} | {measured} | {goal} |" for what, measured, goal in rows]
-    busiest = max(found[part]["others"] for part in ("append", "direct", "broker", "beside"))
+    busiest = max(found[part]["others"] for part in _PARTS)
     said = f"Records of {direct['record_bytes']:,} bytes. Others used up to {busiest:.0%} of the machine meanwhile."
     return "\n".join(["| | measured | goal |", "| --- | --- | --- |", *lines, "", said])
 

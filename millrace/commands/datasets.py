@@ -32,9 +32,8 @@ class Method(enum.StrEnum):
     SUPERVISED = "supervised"
 
 
-To = Annotated[Path, typer.Option(help="File to write, on this machine; none of that name may be there.")]
 Reference = Annotated[
-    str, typer.Option(help=f"Feedback metric whose value is the right answer, or `{ANSWER}`: the answer itself.")
+    str | None, typer.Option(help=f"Feedback metric whose value is the right answer, or `{ANSWER}`: the answer itself.")
 ]
 Filtered = Annotated[str | None, typer.Option(help="Which answers: a YAML or JSON file, or JSON. All where absent.")]
 Parts = Annotated[list[str] | None, typer.Option(help="Share to hold out: validation=0.1 or test=0.1. Repeatable.")]
@@ -42,7 +41,6 @@ By = Annotated[Group, typer.Option(help="What is never torn apart by the split."
 Learning = Annotated[
     Method, typer.Option(help="reinforcement: reference_answer beside the prompt; supervised: as its last message.")
 ]
-Format = Annotated[str, typer.Option(help="jsonl.")]
 
 
 def order_of(

@@ -211,6 +211,10 @@ async def test_every_question_needs_the_token(logger: Logger, client: LoggerClie
         ("/v1/invocations?limit=0", 400, "limit"),
         ("/v1/invocations?limit=5001", 400, "limit"),
         ("/v1/invocations?colour=red", 400, "colour"),
+        ("/v1/invocations?status=open", 400, "status"),
+        (f"/v1/invocations?after={2**63}", 400, "after"),
+        (f"/v1/invocations/newest?since_ns={2**63}", 400, "since_ns"),
+        (f"/v1/usage?until_ns={2**63}", 400, "until_ns"),
         ("/v1/labelled?alias=a", 400, "metric"),
         ("/v1/labelled?alias=a&metric=b&metadata=no", 400, "metadata"),
         ("/v1/nothing", 404, None),
@@ -227,21 +231,27 @@ async def test_what_is_wrong_with_a_question_is_named(
 
 
 async def test_snapshot_and_exports_hold_what_the_log_holds(client: LoggerClient, tmp_path: Path) -> None:
-    done = await client.snapshot(str(tmp_path / "copy.duckdb"))
-    with duckdb.connect(done["path"], read_only=True) as copy:
+    copied = await client.snapshot(str(tmp_path / "copy.duckdb"))
+    with duckdb.connect(copied["path"], read_only=True) as copy:
         assert copy.execute("SELECT count(*) FROM invocations").fetchall() == [(21,)]
         assert copy.execute("SELECT next_seq FROM producers").fetchall() == [(63,)]
-    assert (await client.export("invocation", "parquet", str(tmp_path / "parquet")))["rows"] == 21
-    table = pyarrow.parquet.read_table(tmp_path / "parquet")
-    assert table.num_rows == 21 and "1970-01-01" in map(str, table.column("day").to_pylist())
-    assert (await client.export("feedback", "jsonl", str(tmp_path / "f.jsonl")))["rows"] == 20
-    lines = [json.loads(line) for line in (tmp_path / "f.jsonl").read_text().splitlines()]
-    assert [line["value"] for line in lines[:2]] == ["bad", "good"]
-    for kind, format, path in (("x", "jsonl", "/tmp/n"), ("feedback", "csv", "/tmp/n"), ("feedback", "jsonl", "rel")):
-        with pytest.raises(InvalidRequest):
-            await client.export(kind, format, path)
+    done = await client.export("parquet", str(tmp_path / "parquet"))
+    assert {row["kind"]: row["rows"] for row in done["tables"]}["invocation"] == 21
+    table = pyarrow.parquet.read_table(tmp_path / "parquet" / "kind=invocation")
+    assert table.num_rows == 21 and set(map(str, table.column("day").to_pylist())) == {"1970-01-01"}
+    lines = await client.export("records", str(tmp_path / "f.jsonl"), ["feedback"])
+    assert lines == {"to": str(tmp_path / "f.jsonl"), "tables": [{"kind": "feedback", "rows": 20}]}
+    found = [json.loads(line) for line in (tmp_path / "f.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["value"]) for line in found[:2]] == [("feedback", "bad"), ("feedback", "good")]
+    for format, path, kinds, param in (
+        ("records", "/tmp/n", ["x"], "kinds"), ("csv", "/tmp/n", ["feedback"], "format"),
+        ("records", "/tmp/n", [], "kinds"), ("records", "rel", ["feedback"], "to"), ("parquet", "rel", [], "to"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidRequest) as refused:
+            await client.export(format, path, kinds)
+        assert refused.value.param == param
     with pytest.raises(InvalidRequest, match="something new"):
-        await client.snapshot(done["path"])
+        await client.snapshot(copied["path"])
     assert sorted(os.listdir(tmp_path)) == ["copy.duckdb", "f.jsonl", "parquet"]
 
 

@@ -13,6 +13,7 @@ from contract.ids import new_invocation_id
 from contract.installation import Installation
 from contract.records import Erasure, decode
 from gateway.redaction import pseudonym
+from logger.client import Page
 from logger.spool import SpoolReader
 from millrace.cli import app
 from millrace.commands import logs
@@ -35,9 +36,9 @@ class Log:
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def newest(self, _limit: int) -> list[dict[str, Any]]:
+    async def newest(self, _limit: int, **_: object) -> Page:
         sums = {"prompt_tokens": 30, "completion_tokens": 2, "cost": 7, "total_ns": 10**7}
-        return [{"id": ID, "version": "triage-of-the-north@0123456789ab", "status": "interrupted", **sums}]
+        return Page([{"id": ID, "version": "triage-of-the-north@0123456789ab", "status": "interrupted", **sums}], 1)
 
     async def invocation(self, identifier: str) -> dict[str, Any] | None:
         return {"id": ID} if identifier == ID else None
@@ -46,7 +47,7 @@ class Log:
         letter = {"producer": "gateway-0", "seq": 7, "time": 0, "reason": "JSON is malformed", "payload": "wSAx"}
         return [letter]
 
-    async def usage(self, group_by: list[str]) -> list[dict[str, Any]]:
+    async def usage(self, group_by: list[str], **_: object) -> list[dict[str, Any]]:
         sums = {"requests": 1, "unmetered": 1, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
         return [{"alias": f"nobody-{n}", "version": "", **sums, "cost": 0} for n in range(3)]
 

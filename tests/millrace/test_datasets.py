@@ -155,7 +155,7 @@ def test_a_filter_is_json_or_a_file_and_what_is_wrong_with_it_has_its_place(conf
         (["--reference", "label", "--split", "validation=2"], "--split:1: validation: 2: Input should be less than 1"),
         (["--reference", "label", "--split", "dev=0.1"], "--split:1: dev: 0.1: is not a field of a split"),
         (["--reference", "label", "--split", "test=0.1", "--split", "test=0.2"], "--split:2: test is given twice"),
-        (["--reference", "label", "--format", "csv"], "--format 'csv': a dataset is written as jsonl"),
+        (["--reference", "label", "--format", "csv"], "--format 'csv': is none of jsonl, parquet, records"),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_refused(

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where an export lies: a folder of this machine, or any place that fsspec reaches by a URL, such as ``s3://``.
+
+Whatever is put there appears under its name whole or not at all: a folder takes it by a rename, an object store as one
+object. Credentials and endpoints are those of the process, such as ``AWS_ENDPOINT_URL``.
+"""
+
+import os
+import secrets
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from contract.errors import InvalidRequest
+
+
+class Place(ABC):
+    """Files by name below one root."""
+
+    filesystem: Any = None
+    """What DuckDB reads it through; None where it does by itself."""
+
+    def __init__(self, url: str, param: str) -> None:
+        self.url = url
+        self._param = param
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None where there is none."""
+
+    @abstractmethod
+    def part(self) -> Path:
+        """A file of this machine to write before `put`."""
+
+    @abstractmethod
+    def put(self, part: Path, name: str) -> None:
+        """Moves a written file there, in the place of what was there."""
+
+    @abstractmethod
+    def address(self, name: str) -> str:
+        """What DuckDB opens it by."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Puts a small file there."""
+        with self.writing(name) as part:
+            part.write_bytes(content)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A file to write, which is there under its name after the block, unless that failed."""
+        part = self.part()
+        try:
+            yield part
+            self.put(part, name)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Whatever keeps the place from being used is an error that names it.
+
+        Raises:
+            InvalidRequest: that error.
+        """
+        try:
+            yield
+        except Exception as error:  # of whatever library fsspec has for the protocol
+            reason = str(error) or type(error).__name__
+            raise InvalidRequest(f"{self._param}: {self.url!r}: cannot be used: {reason}", param=self._param) from error
+
+
+class Folder(Place):
+    """A folder of this machine."""
+
+    def __init__(self, root: Path, param: str) -> None:
+        super().__init__(str(root), param)
+        self._root = root
+
+    def read(self, name: str) -> bytes | None:
+        with self.reached():
+            path = self._root / name
+            return path.read_bytes() if path.exists() else None
+
+    def part(self) -> Path:
+        with self.reached():
+            self._root.mkdir(parents=True, exist_ok=True)
+            return self._root / f".{secrets.token_hex(6)}.part"  # no engine looks into a file of such a name
+
+    def put(self, part: Path, name: str) -> None:
+        with self.reached():
+            path = self._root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sync(part)
+            part.replace(path)
+            _sync(path.parent)
+
+    def address(self, name: str) -> str:
+        return str(self._root / name)
+
+
+class Remote(Place):
+    """What fsspec reaches."""
+
+    def __init__(self, url: str, param: str) -> None:
+        super().__init__(url, param)
+        try:
+            import fsspec  # here: an extra
+
+            self.filesystem, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise InvalidRequest(
+                f"{param}: {url!r}: {error}; for s3:// install millrace[s3], for another protocol what fsspec names",
+                param=param,
+            ) from None
+        self._root = root.rstrip("/")
+
+    def read(self, name: str) -> bytes | None:
+        with self.reached():
+            try:
+                content: bytes = self.filesystem.cat_file(self._path(name))
+            except FileNotFoundError:
+                return None
+            return content
+
+    def part(self) -> Path:
+        descriptor, name = tempfile.mkstemp(suffix=".part", prefix="millrace-")
+        os.close(descriptor)
+        return Path(name)
+
+    def put(self, part: Path, name: str) -> None:
+        with self.reached():
+            self.filesystem.put_file(str(part), self._path(name))
+
+    def address(self, name: str) -> str:
+        return str(self.filesystem.unstrip_protocol(self._path(name)))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+def place(url: str, param: str) -> Place:
+    """The place behind a URL or an absolute path.
+
+    Args:
+        url: such as ``s3://bucket/log`` or ``/srv/log``.
+        param: the field that it was given in, for errors.
+
+    Raises:
+        InvalidRequest: it is neither, or the package for its protocol is missing (it is named).
+    """
+    path = Path(url.removeprefix("file://"))
+    if "://" in url and not url.startswith("file://"):
+        return Remote(url, param)
+    if not path.is_absolute():
+        raise InvalidRequest(
+            f"{param}: {url!r}: must be an absolute path, or a URL such as s3://bucket/log", param=param
+        )
+    return Folder(path, param)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -17,7 +17,7 @@ import msgspec
 import pyarrow
 import pyarrow.parquet
 
-from contract.columns import CURSOR, arrow_schema, columns, table_name
+from contract.columns import CURSOR, Kind, arrow_schema, columns, table_name
 from contract.errors import InvalidRequest, Overloaded
 from contract.records import KINDS, SCHEMA, Record
 from logger.parquet_index import Day, Index, Table, file_of, read_index, write_index
@@ -30,6 +30,8 @@ INDEX_SECONDS = 5.0
 """How much work an export that is killed may have to do again."""
 # Row groups that one thread holds in memory, however long the payloads are.
 _OPTIONS = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880, ROW_GROUP_SIZE_BYTES '32MB'"
+REPLACED = ("metadata", "value")
+"""Columns that may get another value: metadata by an amendment, feedback in words when it is erased."""
 PIECE = 16
 """Rows of one piece, where they are too long for more."""
 _one_at_a_time = threading.Lock()
@@ -156,11 +158,14 @@ def _in_pieces(connection: duckdb.DuckDBPyConnection, kind: str, condition: str,
 
 
 def _figures(kind: type[Record], condition: str) -> str:
-    """What tells a day from the same day before a change: rows come, columns are emptied, metadata is replaced."""
+    """What tells a day from the same day before a change: rows come, columns are emptied, values are replaced."""
     known = columns(kind)
     counts = [f'count("{column.name}") AS "{column.name}"' for column in known if column.nullable]
-    if any(column.name == "metadata" for column in known):
-        counts.append(f'bit_xor(hash({CURSOR}, metadata::JSON::VARCHAR)) AS "of metadata"')
+    counts += [
+        f'bit_xor(hash({CURSOR}, "{column.name}"::JSON::VARCHAR)) AS "of {column.name}"'
+        for column in known
+        if column.name in REPLACED and column.kind is Kind.JSON
+    ]
     return (
         f"SELECT time // {DAY_NS} AS day, count(*) AS rows, max({CURSOR}) AS cursor, {', '.join(counts)} "
         f"FROM {table_name(kind)} WHERE {condition} GROUP BY 1 ORDER BY 1"

@@ -135,6 +135,17 @@ def test_what_is_erased_or_amended_is_so_in_the_next_export(store: Store, tmp_pa
         assert row["metadata"] == change.metadata
 
 
+def test_feedback_in_words_is_gone_from_the_export_after_an_erasure(store: Store, tmp_path: Path) -> None:
+    put(store, invocation("inv_1", time=FIRST, user="ann"))
+    put(store, label("fb_1", "inv_1", value='"in her own words"', time=FIRST))
+    folder = tmp_path / "log"
+    to(store, folder)
+    put(store, Erasure(id="e", time=FIRST, project="default", by="key_1", invocation="inv_1"))
+    to(store, folder)
+    (row,) = pyarrow.parquet.read_table(folder / "kind=feedback").to_pylist()
+    assert row["value"] == '""'
+
+
 def test_a_new_column_that_nothing_has_filled_changes_no_day(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

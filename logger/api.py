@@ -65,7 +65,7 @@ def create_app(health: Health, token: str, store: Store | None) -> FastAPI:
     app = _bare()
     app.include_router(_operations(health))
     if store is not None:
-        for router in (_tables(store), _derived(store), _orders(store)):
+        for router in (_tables(store), _derived(store), _datasets(store), _orders(store)):
             app.include_router(router, prefix="/v1", dependencies=[Depends(_bearer(token))])
     return app
 
@@ -73,7 +73,7 @@ def create_app(health: Health, token: str, store: Store | None) -> FastAPI:
 def create_reader(source: Reading) -> FastAPI:
     """The questions alone, over any source, for use within one process: nobody listens and no token is asked for."""
     app = _bare()
-    for router in (_tables(source), _derived(source)):
+    for router in (_tables(source), _derived(source), _datasets(source)):
         app.include_router(router, prefix="/v1")
     return app
 

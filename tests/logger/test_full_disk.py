@@ -28,14 +28,14 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """16 MiB, and half of it in a file ``filler``."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         pytest.skip("there is no mount here")
     if mounted.returncode:
         pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
-    (folder / "filler").write_bytes(bytes(2**23))
+    (folder / "filler").write_bytes(bytes(3 * 2**23))
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

@@ -12,10 +12,17 @@ import socket
 from collections.abc import Callable
 
 AT_ONCE = 64
-"""Connections taken in one turn, of one worker; several workers leave each other some."""
+"""Connections taken in one turn, at most."""
 RETRY_SECONDS = 0.1
 """How long it waits where the process may open no more files."""
 _log = logging.getLogger(__name__)
+
+
+def at_once(workers: int, most: int) -> int:
+    """Connections to take in one turn: several workers leave each other some, and where a worker may have no more than
+    ``most``, those that go to make room are closed a turn later.
+    """
+    return max(1, min(AT_ONCE // workers, most // 8))
 
 
 class Acceptor:

@@ -28,7 +28,7 @@ from contract.database import open_database
 from contract.errors import OperatorError
 from contract.seed import seed
 from contract.settings import Settings
-from gateway.acceptor import AT_ONCE, Acceptor
+from gateway.acceptor import Acceptor, at_once
 from gateway.adapters import check_declared
 from gateway.app import create_app, door
 from gateway.worker import Worker
@@ -136,8 +136,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])  # what listens is the acceptor
-        at_once = max(1, AT_ONCE // self._worker.settings.gateway.workers)
-        self._acceptors = [Acceptor(listener, self._protocol, at_once) for listener in sockets or ()]
+        share = at_once(self._worker.settings.gateway.workers, self._worker.max_connections)
+        self._acceptors = [Acceptor(listener, self._protocol, share) for listener in sockets or ()]
         # What is here now stays: the collector need not look at it again while requests wait.
         gc.collect()
         gc.freeze()

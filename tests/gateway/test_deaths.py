@@ -20,7 +20,7 @@ from tests.logger.process import Logger, until
 from tests.logger.writer import tear
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-SEGMENTS = "log: {spool: {segment_bytes: 64KiB}}"
+SEGMENTS = "spool: {segment_bytes: 64KiB}"
 QUESTION = "x" * 4000
 TOGETHER = 4
 
@@ -90,9 +90,7 @@ async def test_killed_at_every_point_of_a_producer_a_gateway_loses_nothing_that_
 ) -> None:
     engine, seen = FakeEngine(), Seen()
     await engine.start()
-    gateway = Gateway(tmp_path, engine, workers=1)
-    settings = tmp_path / "millrace.yaml"
-    settings.write_text(settings.read_text() + SEGMENTS)
+    gateway = Gateway(tmp_path, engine, workers=1, log=SEGMENTS)
     lives: list[tuple[faults.Point, int]] = [(point, 7 if point == "after_append" else 1) for point in faults.WRITER]
     try:
         for point, count in lives:

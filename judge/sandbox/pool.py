@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sandboxes of one process of Millrace: a warm one for each project and grader, a bounded number at work."""
+
+import asyncio
+import atexit
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from contract.settings import SandboxSettings
+from judge.sandbox import check
+from judge.sandbox.outcomes import Outcome, Raised, Stopped
+from judge.sandbox.warm import SandboxUnavailable, WarmSandbox
+
+STRIKES = 3
+"""So many calls in a row that the sandbox had to stop, and the rest of a batch is not tried."""
+
+_IMPORT = re.compile(r"^\s*(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Code of a user and the function in it that is called."""
+
+    source: str
+    entry: str
+    context: bool = False
+    """Whether the function may ask for the context of a Lambda function beside its event."""
+
+    @cached_property
+    def modules(self) -> list[str]:
+        """What the warm parent imports for it, first parts of names; a guess that costs nothing where it is wrong."""
+        found = dict.fromkeys(_IMPORT.findall(self.source))
+        return [*found, *(("asyncio",) if "async" in self.source else ())]
+
+
+class Pool:
+    """Sandboxes by project and code. For any number of threads and event loops."""
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self._settings = settings
+        self._threads = ThreadPoolExecutor(settings.parallel, "sandbox")
+        self._idle: OrderedDict[WarmSandbox, tuple[str, Program]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._checked = False
+
+    def check(self) -> None:
+        """Runs code that tries what it must not be able to do, once.
+
+        Raises:
+            SandboxUnavailable: there is no sandbox on this machine, or one that does not hold.
+        """
+        if not self._checked:
+            sandbox = WarmSandbox(self._settings)
+            try:
+                batch = sandbox.run(_job(Program(check.SOURCE, check.ENTRY), [[]], None), 1)
+            finally:
+                sandbox.close()
+            check.judged([*batch.results, *([batch.stopped] if batch.stopped else [])])
+            self._checked = True
+
+    async def run(self, project: str, program: Program, calls: Sequence[list[Any]]) -> list[Outcome]:
+        """What came of each call, in order; in one process, and in a further one behind a call that was stopped."""
+        return await asyncio.wrap_future(self._threads.submit(self._run, project, program, calls))
+
+    def close(self) -> None:
+        """Ends all of them, those at work when they are through."""
+        self._threads.shutdown()
+        with self._lock:
+            idle, self._idle = list(self._idle), OrderedDict()
+        for sandbox in idle:
+            sandbox.close()
+
+    def _run(self, project: str, program: Program, calls: Sequence[list[Any]]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        strikes = 0
+        while len(outcomes) < len(calls):
+            left = calls[len(outcomes) :]
+            try:
+                sandbox = self._taken(project, program)
+            except SandboxUnavailable as error:
+                return [*outcomes, *[Stopped("sandbox", error.message)] * len(left)]
+            try:
+                batch = sandbox.run(_job(program, left, self._settings.timeout), len(left))
+            finally:
+                self._put_back(sandbox, project, program)
+            if batch.unloadable is not None:
+                return [*outcomes, *[Raised(batch.unloadable.details)] * len(left)]
+            outcomes += batch.results
+            strikes = 0 if batch.results else strikes
+            last = batch.stopped
+            if last is None:
+                continue
+            outcomes.append(last)
+            strikes += 1
+            if strikes == STRIKES:
+                untried = Stopped(last.kind, f"not tried: the {STRIKES} calls before it were stopped")
+                return [*outcomes, *[untried] * (len(calls) - len(outcomes))]
+        return outcomes
+
+    def _taken(self, project: str, program: Program) -> WarmSandbox:
+        with self._lock:
+            for sandbox, use in self._idle.items():
+                if use == (project, program):
+                    del self._idle[sandbox]
+                    return sandbox
+        return WarmSandbox(self._settings, program.modules)
+
+    def _put_back(self, sandbox: WarmSandbox, project: str, program: Program) -> None:
+        if not sandbox.alive:
+            return
+        with self._lock:
+            self._idle[sandbox] = (project, program)
+            surplus = [self._idle.popitem(last=False)[0] for _ in range(len(self._idle) - self._settings.warm)]
+        for each in surplus:
+            each.close()
+
+
+@cache
+def pool_of(settings: SandboxSettings) -> Pool:
+    """The one of this process for these settings."""
+    pool = Pool(settings)
+    atexit.register(pool.close)
+    return pool
+
+
+def _job(program: Program, calls: Sequence[list[Any]], timeout: float | None) -> bytes:
+    context = timeout if program.context else None
+    return json.dumps({"source": program.source, "entry": program.entry, "calls": calls, "context": context}).encode()

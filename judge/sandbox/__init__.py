@@ -24,7 +24,7 @@ What it does not stop:
 - Rows of one batch share a process: what one row's answer makes the code do can reach the rows behind it, of the same
   batch, grader and project. Batches of one project and grader share a warm parent, which never runs their code.
 - A flaw in the kernel: it is the machine's own. gVisor or a virtual machine around the judge holds against those.
-- Side channels: caches, timing, load. The code can use the core that it runs on, for as long as it may.
+- Side channels: caches, timing, load. The code can use the cores, at low priority, for as long as it may.
 - Looking: kernel version, processor, memory and load of the machine, the installed packages, the folder of Python.
 - /tmp is memory, and beside `memory`: a batch can take both.
 - Wrong scores. A grader is believed in what it says of its own rows.

@@ -49,6 +49,7 @@ class Pool:
         self._idle: OrderedDict[WarmSandbox, tuple[str, Program]] = OrderedDict()
         self._lock = threading.Lock()
         self._checked = False
+        self._checking = threading.Lock()
 
     def check(self) -> None:
         """Runs code that tries what it must not be able to do, once.
@@ -56,7 +57,9 @@ class Pool:
         Raises:
             SandboxUnavailable: there is no sandbox on this machine, or one that does not hold.
         """
-        if not self._checked:
+        with self._checking:
+            if self._checked:
+                return
             sandbox = WarmSandbox(self._settings)
             try:
                 batch = sandbox.run(_job(Program(check.SOURCE, check.ENTRY), [[]], None), 1)

@@ -52,7 +52,10 @@ accept accept4 bind connect execve execveat fork kill listen mount rt_sigqueuein
 vfork
 """
 # What the warm parent needs beside all that: to be started, to make its own /tmp, to become a nobody, to fork.
-_PARENT = "capget capset execve fork mount pidfd_open seccomp setgid setgroups setrlimit setuid"
+_PARENT = """
+capget capset execve fork mount pidfd_open seccomp setgid setgroups setpriority setrlimit
+setuid
+"""
 
 
 class SeccompMissing(RuntimeError):

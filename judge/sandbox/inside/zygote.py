@@ -35,6 +35,8 @@ RESULTS = 3
 LONGEST_RESULT = 2**20
 LONGEST_DETAILS = 2000
 FILES = 256
+NICE = 10
+"""CPU priority, as that of training jobs."""
 
 _DUMPABLE, _NO_NEW_PRIVILEGES, _SECCOMP, _AMBIENT = 4, 38, 22, 47
 _CAPABILITIES_V3 = 0x20080522
@@ -81,7 +83,8 @@ def scratch(size: int) -> None:
 
 
 def drop(uid: int | None) -> None:
-    """From here on without any capability, and out of reach of the children: they are the same user."""
+    """From here on behind whatever serves, without a capability, out of reach of the children, who are the same user."""
+    os.nice(NICE)
     if uid is not None:
         os.setgroups([])
         os.setgid(uid)

@@ -237,6 +237,10 @@ def attempts(item):
 }
 
 
+KILLED = {"32-bit calls"}
+"""Attempts at which the kernel may end the process."""
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
     """Something to find outside: a file, a secret in the environment, a process, a listening port."""
@@ -280,7 +284,7 @@ def test_an_attempt_gets_nothing(name: str, world: dict[str, object]) -> None:
     source = HEAD + ATTEMPTS[name]
     first, honest = grade(source, world, {**world, "honest": True})
     for result in (first, honest):
-        killed = isinstance(result, GraderError) and result.kind == "python_grader_server"
+        killed = name in KILLED and isinstance(result, GraderError) and result.kind == "python_grader_server"
         assert killed or (isinstance(result, Score) and result.value == 0.0), result
     assert score("def grade(sample, item): return 1") == 1.0  # the next batch is served
 

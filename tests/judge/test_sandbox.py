@@ -64,12 +64,6 @@ GREEDY = {
         with open("/tmp/big", "wb") as file:
             file.truncate(10 << 30)
         """,
-    "a thousand threads": """
-        import threading
-        forever = threading.Event()
-        for _ in range(1000):
-            threading.Thread(target=forever.wait, daemon=True).start()
-        """,
     "a thousand descriptors": """
         import os
         kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(1000)]
@@ -92,6 +86,21 @@ def test_what_takes_too_much_is_an_error_of_its_row(name: str) -> None:
     assert isinstance(first, Score) and isinstance(last, Score) and first.value == last.value == 0.5
     assert isinstance(greedy, GraderError) and greedy.kind.startswith("python_grader_"), greedy
     assert before - psutil.virtual_memory().available < 2**30
+
+
+def test_a_thousand_threads_are_too_many_whatever_memory_there_is() -> None:
+    source = """
+import threading
+def grade(sample, item):
+    forever, started = threading.Event(), 0
+    threading.stack_size(32768)
+    try:
+        for started in range(1000):
+            threading.Thread(target=forever.wait, daemon=True).start()
+    except RuntimeError:
+        return started
+"""
+    assert 16 <= score(source, sandbox=SMALL.model_copy(update={"memory": 2**36, "warm": 0})) <= 64
 
 
 def test_a_row_that_never_ends_is_stopped_and_the_rest_is_graded() -> None:

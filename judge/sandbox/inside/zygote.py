@@ -83,7 +83,7 @@ def scratch(size: int) -> None:
 
 
 def drop(uid: int | None) -> None:
-    """From here on behind what serves, without a capability, and out of reach of the children, who are the same user."""
+    """From here on behind what serves, without a capability, and out of reach of the children, the same user's."""
     os.nice(NICE)
     if uid is not None:
         os.setgroups([])

@@ -8,6 +8,7 @@ from contract.errors import SettingsError
 from contract.grading import Grader
 from contract.settings import SandboxSettings, Settings
 from judge.asking import Access
+from judge.graders.code_tests import CodeTests, CodeTestsSpec
 from judge.graders.constraints import Constraints, ConstraintsSpec
 from judge.graders.files import with_source
 from judge.graders.lambda_function import LambdaFunction, LambdaSpec
@@ -60,9 +61,10 @@ KINDS: dict[str, Build] = {
     "match": lambda name, spec, place, _: Match(name, read_spec(MatchSpec, name, spec, place)),
     "python": _code(PythonSpec, Python),
     "lambda": _code(LambdaSpec, LambdaFunction),
+    "code_tests": _code(CodeTestsSpec, CodeTests),
 }
 """How each type of grader is made of its name, its specification and the place of that."""
-CODE = ("python", "lambda")
+CODE = ("python", "lambda", "code_tests")
 """Those that run code, in the sandbox."""
 NOT_BUILT = ("endpoint",)
 

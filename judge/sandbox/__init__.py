@@ -31,7 +31,7 @@ What it does not stop:
 """
 
 from judge.sandbox.outcomes import Outcome, Raised, Returned, Stopped
-from judge.sandbox.pool import Pool, Program, pool_of
+from judge.sandbox.pool import Pool, Program, close_all, pool_of
 from judge.sandbox.warm import SandboxUnavailable
 
-__all__ = ["Outcome", "Pool", "Program", "Raised", "Returned", "SandboxUnavailable", "Stopped", "pool_of"]
+__all__ = ["Outcome", "Pool", "Program", "Raised", "Returned", "SandboxUnavailable", "Stopped", "close_all", "pool_of"]

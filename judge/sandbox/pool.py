@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 from contract.settings import SandboxSettings
@@ -47,6 +47,8 @@ class Pool:
         self._settings = settings
         self._threads = ThreadPoolExecutor(settings.parallel, "sandbox")
         self._idle: OrderedDict[WarmSandbox, tuple[str, Program]] = OrderedDict()
+        self._at_work: set[WarmSandbox] = set()
+        self._closed = False
         self._lock = threading.Lock()
         self._checked = False
         self._checking = threading.Lock()
@@ -73,10 +75,13 @@ class Pool:
         return await asyncio.wrap_future(self._threads.submit(self._run, project, program, calls))
 
     def close(self) -> None:
-        """Ends all of them, those at work when they are through."""
-        self._threads.shutdown()
+        """Ends all of them; a call under way has no result."""
         with self._lock:
+            self._closed = True
             idle, self._idle = list(self._idle), OrderedDict()
+            for sandbox in self._at_work:
+                sandbox.kill()
+        self._threads.shutdown()
         for sandbox in idle:
             sandbox.close()
 
@@ -109,30 +114,49 @@ class Pool:
 
     def _taken(self, project: str, program: Program) -> WarmSandbox:
         with self._lock:
-            for sandbox, use in self._idle.items():
-                if use == (project, program):
-                    del self._idle[sandbox]
-                    return sandbox
-        return WarmSandbox(self._settings, program.modules)
+            found = next((sandbox for sandbox, use in self._idle.items() if use == (project, program)), None)
+            if found is not None:
+                del self._idle[found]
+                self._at_work.add(found)
+                return found
+        made = None if self._closed else WarmSandbox(self._settings, program.modules)
+        with self._lock:
+            if made is not None and not self._closed:
+                self._at_work.add(made)
+                return made
+        if made is not None:
+            made.close()
+        raise SandboxUnavailable("this process is ending")
 
     def _put_back(self, sandbox: WarmSandbox, project: str, program: Program) -> None:
-        if not sandbox.alive:
-            return
         with self._lock:
+            self._at_work.discard(sandbox)
+            if not sandbox.alive or self._closed:
+                sandbox.close()
+                return
             self._idle[sandbox] = (project, program)
             surplus = [self._idle.popitem(last=False)[0] for _ in range(len(self._idle) - self._settings.warm)]
         for each in surplus:
             each.close()
 
 
-@cache
+_pools: dict[SandboxSettings, Pool] = {}
+
+
 def pool_of(settings: SandboxSettings) -> Pool:
     """The one of this process for these settings."""
-    pool = Pool(settings)
-    atexit.register(pool.close)
-    return pool
+    return _pools.setdefault(settings, Pool(settings))
+
+
+def close_all() -> None:
+    """Ends every sandbox of this process, so that it need not wait for any."""
+    while _pools:
+        _pools.popitem()[1].close()
 
 
 def _job(program: Program, calls: Sequence[list[Any]], timeout: float | None) -> bytes:
     context = timeout if program.context else None
     return json.dumps({"source": program.source, "entry": program.entry, "calls": calls, "context": context}).encode()
+
+
+atexit.register(close_all)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import IO
@@ -45,6 +46,7 @@ class WarmSandbox:
         """
         self._settings = settings
         self._pidfd = -1
+        self._killing = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self.alive = True
         if command.bwrap() is None:
@@ -121,14 +123,21 @@ class WarmSandbox:
             Watch(self._settings, batch, calls, results.read, output.read).follow()
         return batch
 
-    def close(self) -> None:
-        """Ends every process inside, by force."""
+    def kill(self) -> None:
+        """Ends every process inside, by force; from any thread, also while another is in `run`."""
         self.alive = False
-        if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            os.close(self._pidfd)
-            self._pidfd = -1
+        with self._killing:
+            if self._pidfd >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kills, and gives back what it held."""
+        self.kill()
+        with self._killing:
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd = -1
         self._control.close()  # where there is no such process, this ends it
         if self._process is not None:
             self._process.wait()

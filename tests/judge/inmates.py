@@ -10,7 +10,7 @@ import pytest
 from contract.grading import GraderError, Sample, Score
 from contract.settings import SandboxSettings
 from judge.graders.python import Python, PythonSpec
-from judge.sandbox import pool_of
+from judge.sandbox import close_all
 
 SMALL = SandboxSettings(
     memory=128 * 2**20, disk=8 * 2**20, timeout=20.0, output=64 * 2**10, parallel=2, warm=2
@@ -23,9 +23,7 @@ HASTY = SMALL.model_copy(update={"timeout": 0.5})
 def sandboxes() -> Iterator[None]:
     """None is left behind."""
     yield
-    for settings in (SMALL, HASTY):
-        pool_of(settings).close()
-    pool_of.cache_clear()
+    close_all()
 
 
 def python(source: str, sandbox: SandboxSettings = SMALL) -> Python:

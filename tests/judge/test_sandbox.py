@@ -321,6 +321,19 @@ def test_no_process_is_left_of_what_was_stopped_or_closed() -> None:
     assert inmates() == before
 
 
+def test_closing_ends_a_batch_under_way_and_what_waits_behind_it() -> None:
+    before = inmates()
+    pool = Pool(SMALL.model_copy(update={"timeout": 600.0, "parallel": 1}))
+    endless = Program("import os\ndef grade(*_):\n    os.write(1, b'x')\n    while True: pass", "grade")
+    futures = [pool._threads.submit(pool._run, "p", endless, [[1, 2]] * 2) for _ in range(3)]
+    while len(inmates()) < len(before) + 3:
+        time.sleep(0.01)
+    pool.close()
+    for future in futures:
+        assert [type(outcome) for outcome in future.result()] == [Stopped, Stopped]
+    assert inmates() == before
+
+
 def test_the_sandboxes_end_with_the_process_that_began_them(tmp_path: Path) -> None:
     script = """
 import asyncio, os, psutil, sys

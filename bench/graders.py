@@ -112,6 +112,22 @@ def percentile(values: Sequence[float], share: int) -> float:
 PARTS = {"sandbox": sandbox}
 
 
+def sandbox_table() -> str:
+    """What `bench.gateway.report` puts into the documents."""
+    found = json.loads(RESULTS.read_text())["sandbox"]
+    added, rates = found["added_ms_per_batch"], found["rows_per_second"]
+    rows = [
+        ("what a batch of one row takes longer in the sandbox, median", f"{added['median']:.1f} ms", "20 ms or less"),
+        ("the same, 99th percentile", f"{added['p99']:.1f} ms", ""),
+        ("rows a second, in batches of one, two at once", f"{rates['batches of 1']:,.0f}", "200 or more"),
+        ("rows a second, in batches of 64, two at once", f"{rates['batches of 64']:,.0f}", ""),
+        ("until a cold sandbox has graded its first row, median", f"{found['start_ms']['median']:.0f} ms", ""),
+    ]
+    lines = [f"| {what} | {measured} | {goal} |" for what, measured, goal in rows]
+    said = f"Others used up to {found['others']:.0%} of the machine meanwhile."
+    return "\n".join(["| | measured | goal |", "| --- | --- | --- |", *lines, "", said])
+
+
 def main() -> None:
     """Measures the parts that were asked for and keeps the others' figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -406,6 +406,34 @@ def test_a_network_that_lapsed_is_seen_from_inside(monkeypatch: pytest.MonkeyPat
         Pool(SMALL).check()
 
 
+def test_a_limit_that_does_not_count_is_seen_from_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a user namespace of root's, the sandbox's user is root to the kernel, whose threads no limit bounds."""
+    monkeypatch.setattr(command, "nobody", lambda: None)
+    if os.geteuid() != 0:
+        Pool(SMALL).check()  # as it is anyway
+        return
+    roomy = SMALL.model_copy(update={"memory": 2**36})
+    with pytest.raises(SandboxUnavailable, match=r"it lacks bounded threads$"):
+        Pool(roomy).check()
+
+
+def test_root_becomes_another_user_where_there_are_some_to_become(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = {"all": "0 0 4294967295", "65536 of them": "0 100000 65536", "itself alone": "0 1000 1"}
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    found = {}
+    for name, text in maps.items():
+        monkeypatch.setattr(Path, "read_text", lambda _, text=text: text + "\n")
+        found[name] = command.nobody()
+    assert found["itself alone"] is None
+    assert found["all"] is not None and 2**31 < found["all"] < 2**32 - 1
+    assert found["65536 of them"] is not None and 2**15 <= found["65536 of them"] < 2**16
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert command.nobody() is None
+    assert "--unshare-user" in command.arguments(None, 3, 4, []) and "--unshare-user" not in command.arguments(
+        7, 3, 4, []
+    )
+
+
 def test_a_filter_that_lapsed_is_seen_from_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seccomp, "for_code", seccomp.for_parent)
     with pytest.raises(SandboxUnavailable, match=r"it lacks no new processes, no new programs|does not work"):

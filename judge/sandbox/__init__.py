@@ -10,7 +10,8 @@ It has:
     network     none: an empty namespace, and no sockets to be had
     calls       what seccomp lists (`seccomp`); no namespaces, mounts, keys, io_uring, bpf, shared memory
     user        one that owns nothing, without capabilities, who can gain none
-    memory      RLIMIT_AS over what the warm parent holds; as there are no further processes, it bounds all
+    memory      RLIMIT_AS over what the warm parent holds, 2 GiB at most; as there are no further processes, it bounds
+                all
     time        by the clock of the outside, for each call; where it is over, the whole namespace is killed
     output      counted outside; over the limit, the namespace is killed
 

@@ -4,6 +4,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from contract.grading import GraderError, Sample, Score
-from judge.sandbox import Pool, Program, Returned, SandboxUnavailable, Stopped, check, command, pool_of, seccomp
+from judge.sandbox import Pool, Program, Raised, Returned, SandboxUnavailable, Stopped, check, command, pool_of, seccomp
 from judge.sandbox.warm import WarmSandbox
 from tests.judge.inmates import HASTY, SMALL, error, grade, python, sandboxes, score
 
@@ -101,6 +102,18 @@ def grade(sample, item):
         return started
 """
     assert 16 <= score(source, sandbox=SMALL.model_copy(update={"memory": 2**36, "warm": 0})) <= 64
+
+
+def test_what_the_parent_imports_is_bounded_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copy(command.INSIDE / "zygote.py", tmp_path)
+    (tmp_path / "greedy.py").write_text("taken = bytearray(3 << 30)")
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr(command, "INSIDE", tmp_path)
+    monkeypatch.setitem(command.ENVIRONMENT, "PYTHONPATH", "/sandbox")
+    pool = Pool(SMALL)
+    (outcome,) = asyncio.run(pool.run("p", Program("import greedy\ndef grade(): return 1", "grade"), [[]]))
+    pool.close()
+    assert isinstance(outcome, Raised) and "MemoryError" in outcome.details
 
 
 def test_a_row_that_never_ends_is_stopped_and_the_rest_is_graded() -> None:

@@ -35,6 +35,8 @@ RESULTS = 3
 LONGEST_RESULT = 2**20
 LONGEST_DETAILS = 2000
 FILES = 256
+IMPORTS = 2**31
+"""Bytes of memory for the warm parent and what it imports, of modules that the code names."""
 NICE = 10
 """CPU priority, as that of training jobs."""
 
@@ -52,10 +54,13 @@ def main() -> None:
     control = socket.socket(fileno=plan["control"])
     scratch(plan["disk"])
     drop(plan["uid"])
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (min(IMPORTS, hard) if hard != resource.RLIM_INFINITY else IMPORTS, hard))
     for name in plan["modules"]:
         # A module that is not there, or fails, does so again in the code that asks for it, which is told.
         with contextlib.suppress(BaseException):
             importlib.import_module(name)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     gc.collect()
     gc.freeze()
     program = bytes.fromhex(plan["filter"])

@@ -21,7 +21,9 @@ from judge.sandbox.warm import SandboxUnavailable, WarmSandbox
 STRIKES = 3
 """So many calls in a row that the sandbox had to stop, and the rest of a batch is not tried."""
 
-_IMPORT = re.compile(r"^\s*(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
+MOST_MODULES = 100
+
+_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([^#;\n]+))", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,10 @@ class Program:
 
     @cached_property
     def modules(self) -> list[str]:
-        """What the warm parent imports for it, first parts of names; a guess that costs nothing where it is wrong."""
-        found = dict.fromkeys(_IMPORT.findall(self.source))
-        return [*found, *(("asyncio",) if "async" in self.source else ())]
+        """What the warm parent imports for it; a guess that costs nothing where it is wrong."""
+        names = [name for pair in _IMPORT.findall(self.source) for part in pair for name in part.split(",")]
+        first = [word[0] for word in map(str.split, names) if word]  # without `as np`
+        return [*dict.fromkeys(first), *(("asyncio",) if "async" in self.source else ())][:MOST_MODULES]
 
 
 class Pool:

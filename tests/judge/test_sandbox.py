@@ -104,6 +104,21 @@ def grade(sample, item):
     assert 16 <= score(source, sandbox=SMALL.model_copy(update={"memory": 2**36, "warm": 0})) <= 64
 
 
+def test_the_modules_that_code_names_are_found_without_reading_it_as_python() -> None:
+    source = """
+import re, json as j, numpy.linalg  # and more
+from collections.abc import Mapping
+import re; x = 1
+def grade(sample, item):
+    from importlib import util
+    text = "import nothing"
+    return 1 +
+"""
+    assert Program(source, "grade").modules == ["re", "json", "numpy.linalg", "collections.abc", "importlib"]
+    assert Program("async def grade(): pass", "grade").modules == ["asyncio"]
+    assert len(Program("import " + ", ".join(f"m{n}" for n in range(999)), "grade").modules) == 100
+
+
 def test_what_the_parent_imports_is_bounded_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copy(command.INSIDE / "zygote.py", tmp_path)
     (tmp_path / "greedy.py").write_text("taken = bytearray(3 << 30)")

@@ -35,9 +35,9 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/millrace/bin/pip install --no-deps /wheels/*.whl
 
 FROM python:3.11-slim-bookworm
-# g++: the engine compiles kernels for the machine that it finds itself on.
+# g++: the engine compiles kernels for the machine that it finds itself on. bubblewrap, libseccomp2: the graders' sandbox.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends g++ libgomp1 libnuma1 libtcmalloc-minimal4 \
+ && apt-get install -y --no-install-recommends bubblewrap g++ libgomp1 libnuma1 libseccomp2 libtcmalloc-minimal4 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --no-create-home --home-dir /tmp millrace
 COPY --from=build /opt/millrace /opt/millrace

@@ -23,6 +23,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """The whole choice as the engine gave it, where there is more than text (tool calls, logprobs)."""
     item: dict[str, Any] = {}
     """Everything known of the row beside the answer: ``{{ item.reference_answer }}``, ``{{ item.x }}``."""
+    project: str = ""
+    """Whose answer it is; code that grades answers of two projects does so in two sandboxes."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):

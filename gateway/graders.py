@@ -7,11 +7,14 @@ reward is null, as no score is made up. A judge model is asked with the caller's
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Request
 
-from contract.errors import InvalidRequest, SettingsError
+from contract.errors import InvalidRequest, SettingsError, UnsupportedParameter
 from contract.grading import Grader, GraderError, Sample, Score, by_id
 from contract.settings import local_url
 from contract.settings.origins import dotted
@@ -20,6 +23,7 @@ from gateway.checks import invalid, known_members, text, unknown
 from gateway.client import header
 from judge.asking import Access
 from judge.graders import build_grader
+from judge.sandbox import SandboxUnavailable
 
 RUN = "/v1/fine_tuning/alpha/graders/run"
 VALIDATE = "/v1/fine_tuning/alpha/graders/validate"
@@ -35,24 +39,27 @@ DETAILED = {
 }
 """Those for whose message OpenAI has a field of its own."""
 _FIELDS = frozenset({"grader", "item", "model_sample"})
+_THREADS = ThreadPoolExecutor(4, "grader")
 router = APIRouter()
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @router.post(RUN)
 async def run_grader(request: Request) -> dict[str, Any]:
     """The reward of one answer."""
-    key_of(request)
+    key = key_of(request)
     document = known(await body_of(request), _FIELDS)
-    grader, spec = read(document, _access(request))
+    grader, spec = await _apart(read, document, _access(request))
     item = document.get("item", {})
     if not isinstance(item, dict):
         raise invalid("item", item, "is not an object")
     answer = text("model_sample", document.get("model_sample"))
     choice = {"index": 0, "message": {"role": "assistant", "content": answer}}
-    sample = Sample(id="0", output_text=answer, choice=choice, item=item)
+    sample = Sample(id="0", output_text=answer, choice=choice, item=item, project=key.project)
     began = time.monotonic()
-    # In a thread: a long text is compared for longer than others may wait for the loop.
-    results = await asyncio.to_thread(asyncio.run, grader.grade([sample]))
+    results = await _apart(asyncio.run, grader.grade([sample]))
     return as_answer(grader, spec, by_id(results, [sample])["0"], time.monotonic() - began)
 
 
@@ -61,7 +68,7 @@ async def validate_grader(request: Request) -> dict[str, Any]:
     """The grader again, where it can be built."""
     key_of(request)
     document = known(await body_of(request), frozenset({"grader"}))
-    _, spec = read(document, _access(request))
+    _, spec = await _apart(read, document, _access(request))
     return {"grader": spec}
 
 
@@ -82,6 +89,7 @@ def read(document: dict[str, Any], access: Access) -> tuple[Grader, dict[str, An
 
     Raises:
         InvalidRequest: it cannot be built; the message and ``param`` name the field.
+        UnsupportedParameter: it runs code, and this machine has no sandbox for that.
     """
     spec = document.get("grader")
     if not isinstance(spec, dict):
@@ -92,6 +100,10 @@ def read(document: dict[str, Any], access: Access) -> tuple[Grader, dict[str, An
         return build_grader(name, spec, _in_a_request, access), spec
     except SettingsError as error:
         raise InvalidRequest(error.message, param=error.message.partition(": ")[0]) from error
+    except SandboxUnavailable as error:
+        raise UnsupportedParameter(
+            f"grader.type: {spec['type']!r}: runs code; {error.message}", param="grader"
+        ) from error
 
 
 def as_answer(grader: Grader, spec: dict[str, Any], result: Score | GraderError, seconds: float) -> dict[str, Any]:
@@ -112,6 +124,11 @@ def as_answer(grader: Grader, spec: dict[str, Any], result: Score | GraderError,
     }  # fmt: skip
 
 
+async def _apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """In a thread of few that only graders have: long texts are compared for long, and code runs for minutes."""
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(work, *args, **kwargs))
+
+
 def _in_a_request(*at: str | int) -> str:
     return dotted(("grader", *at[2:]))  # in the settings it would be graders, its name and then the field
 
@@ -120,4 +137,6 @@ def _access(request: Request) -> Access:
     """Judge models are asked where this request came in, and at the caller's expense."""
     host, port = request.scope["server"]
     secret = (header(request.scope, b"authorization") or "").partition(" ")[2].strip()
-    return Access(local_url(host, port), lambda: secret, frozenset(worker_of(request).routes.snapshot.aliases))
+    worker = worker_of(request)
+    models = frozenset(worker.routes.snapshot.aliases)
+    return Access(local_url(host, port), lambda: secret, models, worker.settings.judge.sandbox)

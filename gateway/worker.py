@@ -43,6 +43,7 @@ from gateway.routes import Routes, Snapshot, read_snapshot
 from gateway.strand import Sweep
 from gateway.turn import Head
 from gateway.upstream import Timeouts, Upstream
+from judge.sandbox import close_all
 from logger.spool import Spool, claim_producer, without_payload
 
 SWEEP_SECONDS = 0.5
@@ -144,6 +145,7 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.allowance.close()
         self.upstream.close()
+        await asyncio.to_thread(close_all)
         for provider in self.providers:
             await provider.close()
         await self.session.close()

@@ -52,5 +52,6 @@ def _answer(
         messages=row["messages"] or [],
         choice=choice,
         item=item_of(row, reference),
+        project=row["project"],
     )
     return Answer(cursor, invocation, index, row["project"], row["alias"], sample)

@@ -6,7 +6,7 @@ call. The answer comes as structured output or not at all: no prose is ever sear
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +15,7 @@ import aiohttp
 
 from contract.money import parse_usd
 from contract.seed import JUDGE_PROJECT
-from contract.settings import Settings
+from contract.settings import SandboxSettings, Settings
 
 TIMEOUT = 120.0
 """Seconds of one question, waits and repetitions included."""
@@ -28,7 +28,7 @@ _AGAIN = {429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Access:
-    """Where judge models answer, and who asks."""
+    """Where judge models answer, who asks, and where code runs."""
 
     url: str
     """Of the gateway, without /v1."""
@@ -36,12 +36,13 @@ class Access:
     """The API key, once it is needed."""
     models: frozenset[str]
     """Public names that can be asked."""
+    sandbox: SandboxSettings = field(default_factory=SandboxSettings)
 
     @classmethod
     def of(cls, settings: Settings) -> "Access":
         """As the settings have it, with the judge's own key."""
         secret = partial(settings.installation.key, JUDGE_PROJECT)
-        return cls(settings.gateway.url, secret, frozenset(settings.models))
+        return cls(settings.gateway.url, secret, frozenset(settings.models), settings.judge.sandbox)
 
     @cached_property
     def key(self) -> str:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 from rich.console import Console
@@ -23,6 +23,8 @@ from rich.text import Text
 
 from contract.errors import OperatorError
 from contract.settings import Settings, dotted, listeners
+from judge.graders import CODE
+from judge.sandbox import Pool, SandboxUnavailable
 from millrace.fetch import cache_dir
 from millrace.model import EMBEDDED, ensure_model, is_complete, was_fetched
 from millrace.system import missing_packages
@@ -72,6 +74,10 @@ class Machine:
     """Setting -> hub id that is not in the hub's cache yet."""
     ports_busy: Mapping[str, int] = field(default_factory=dict)
     """Setting -> its port, where something listens already."""
+    sandbox_error: str | None = None
+    """Why code of graders cannot run here, or None where it can."""
+    runs_code: bool = False
+    """Whether a grader of the settings does."""
 
 
 def diagnose(machine: Machine) -> list[Finding]:
@@ -81,6 +87,7 @@ def diagnose(machine: Machine) -> list[Finding]:
         *_packages(machine),
         _engine(machine),
         *_system(machine),
+        _sandbox(machine),
         _at_least("memory", machine.memory, MEMORY, "close other programs, or lower engines[].launch.kv_cache"),
         _at_least(f"disk at {machine.data_dir}", machine.disk, DISK, "free some, or set data_dir to a larger disk"),
         _cores(machine),
@@ -117,6 +124,15 @@ def _system(machine: Machine) -> Iterator[Finding]:
         yield Finding(f"system package {name}", "warning", f"missing: {use}", f"sudo apt-get install {name}")
     if not machine.system_missing:
         yield Finding("system packages", "ok", "all there")
+
+
+def _sandbox(machine: Machine) -> Finding:
+    if machine.sandbox_error is None:
+        return Finding("sandbox", "ok", "holds")
+    remedy = (
+        "sudo apt-get install bubblewrap libseccomp2, on a machine that allows namespaces (no restricted container)"
+    )
+    return Finding("sandbox", "missing" if machine.runs_code else "warning", machine.sandbox_error, remedy)
 
 
 def _at_least(what: str, seen: int, needed: int, remedy: str) -> Finding:
@@ -177,6 +193,8 @@ def gather(settings: Settings) -> Machine:
         model_errors=model_errors,
         to_fetch=to_fetch,
         ports_busy={name: port for name, port in ports(settings).items() if _is_busy(port)},
+        sandbox_error=_sandbox_error(settings),
+        runs_code=any(_runs_code(spec) for spec in settings.graders.values()),
     )
 
 
@@ -214,6 +232,23 @@ def _engine_error() -> str | None:
     command = [sys.executable, "-c", "import vllm.entrypoints.openai.api_server"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return None if result.returncode == 0 else (result.stderr.strip().splitlines() or ["does not import"])[-1]
+
+
+def _sandbox_error(settings: Settings) -> str | None:
+    pool = Pool(settings.judge.sandbox)
+    try:
+        pool.check()
+    except SandboxUnavailable as error:
+        return error.message
+    finally:
+        pool.close()
+    return None
+
+
+def _runs_code(spec: Mapping[str, Any]) -> bool:
+    parts = spec.get("graders")
+    inside = parts.values() if isinstance(parts, dict) else ()
+    return spec.get("type") in CODE or any(_runs_code(part) for part in inside if isinstance(part, dict))
 
 
 def _is_busy(port: int) -> bool:

@@ -19,6 +19,7 @@ class SystemPackage:
 SYSTEM_PACKAGES = (
     SystemPackage("libtcmalloc-minimal4", "libtcmalloc_minimal.so.4", "a faster allocator for the CPU engine"),
     SystemPackage("bubblewrap", "bwrap", "the sandbox of graders that run code"),
+    SystemPackage("libseccomp2", "libseccomp.so.2", "the system calls that this sandbox lets through"),
     SystemPackage("prometheus", "promtool", "promtool, which checks the alert rules in the tests"),
 )
 

@@ -21,6 +21,7 @@ from contract.settings.policy import PayloadPolicy, Redaction, Retention
 from contract.settings.prices import Price, listed_length, listed_price
 from contract.settings.providers import Provider
 from contract.settings.references import listeners
+from contract.settings.sandbox import SandboxSettings
 from contract.settings.schema import (
     FeedbackMetric,
     GatewaySettings,
@@ -56,6 +57,7 @@ __all__ = [
     "Provider",
     "Redaction",
     "Retention",
+    "SandboxSettings",
     "ScoreFilter",
     "Settings",
     "SpoolSettings",

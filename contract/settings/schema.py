@@ -15,6 +15,7 @@ from contract.settings.origins import Origins
 from contract.settings.policy import PayloadPolicy, Retention
 from contract.settings.prices import Price, listed_price
 from contract.settings.providers import Provider
+from contract.settings.sandbox import SandboxSettings
 from contract.settings.units import Bytes, Seconds, Section, Usd
 
 _PUBLIC = re.compile(r"(?!.{128})[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
@@ -205,6 +206,7 @@ class JudgeSettings(Section):
     host: str = Field("127.0.0.1", description="address of its /health and /metrics")
     port: int = Field(8092, ge=0, le=65535, description="its port")
     live: list[JudgeSampling] = Field([], description="what is scored as it arrives")
+    sandbox: SandboxSettings = Field(SandboxSettings(), description="where code of graders runs")
 
 
 class TrainerSettings(Section):

@@ -6,13 +6,17 @@ from typing import Any
 
 from contract.errors import SettingsError
 from contract.grading import Grader
-from contract.settings import Settings
+from contract.settings import SandboxSettings, Settings
 from judge.asking import Access
+from judge.graders.code_tests import CodeTests, CodeTestsSpec
 from judge.graders.constraints import Constraints, ConstraintsSpec
+from judge.graders.files import with_source
+from judge.graders.lambda_function import LambdaFunction, LambdaSpec
 from judge.graders.match import Match, MatchSpec
 from judge.graders.model import LabelModelSpec, ModelGrader, ScoreModelSpec
 from judge.graders.multi import Multi, MultiSpec
-from judge.graders.spec import Place, by_name, read_spec
+from judge.graders.python import Python, PythonSpec
+from judge.graders.spec import Place, S, by_name, read_spec
 from judge.graders.string_check import StringCheck, StringCheckSpec
 from judge.graders.text_similarity import TextSimilarity, TextSimilaritySpec
 
@@ -38,6 +42,13 @@ def _model(kind: type[ScoreModelSpec] | type[LabelModelSpec]) -> Build:
     return build
 
 
+def _code(kind: type[S], grader: Callable[[str, S, SandboxSettings], Grader]) -> Build:
+    """A grader that runs code, in the sandbox of the settings or one of OpenAI's limits."""
+    return lambda name, spec, place, access: grader(
+        name, read_spec(kind, name, spec, place), SandboxSettings() if access is None else access.sandbox
+    )
+
+
 KINDS: dict[str, Build] = {
     "string_check": lambda name, spec, place, _: StringCheck(name, read_spec(StringCheckSpec, name, spec, place)),
     "text_similarity": lambda name, spec, place, _: TextSimilarity(
@@ -48,9 +59,14 @@ KINDS: dict[str, Build] = {
     "label_model": _model(LabelModelSpec),
     "constraints": lambda name, spec, place, _: Constraints(name, read_spec(ConstraintsSpec, name, spec, place)),
     "match": lambda name, spec, place, _: Match(name, read_spec(MatchSpec, name, spec, place)),
+    "python": _code(PythonSpec, Python),
+    "lambda": _code(LambdaSpec, LambdaFunction),
+    "code_tests": _code(CodeTestsSpec, CodeTests),
 }
 """How each type of grader is made of its name, its specification and the place of that."""
-NOT_BUILT = ("python", "endpoint")
+CODE = ("python", "lambda", "code_tests")
+"""Those that run code, in the sandbox."""
+NOT_BUILT = ("endpoint",)
 
 
 def build_grader(name: str, spec: dict[str, Any], place: Place = by_name, access: Access | None = None) -> Grader:
@@ -64,6 +80,7 @@ def build_grader(name: str, spec: dict[str, Any], place: Place = by_name, access
 
     Raises:
         SettingsError: a type that is unknown or not built yet, or a field that is unknown, missing or wrong.
+        SandboxUnavailable: it would run code, and that cannot be kept apart on this machine.
     """
     kind = spec.get("type")
     if isinstance(kind, str) and kind in KINDS:
@@ -85,4 +102,5 @@ def build_graders(settings: Settings, names: Iterable[str] | None = None) -> dic
     """The graders of the settings by name, every one where ``names`` is absent; see `build_grader`."""
     wanted = settings.graders if names is None else names
     access = Access.of(settings)
-    return {name: build_grader(name, settings.graders[name], settings.place, access) for name in wanted}
+    specs = {name: with_source(name, settings.graders[name], settings.place) for name in wanted}
+    return {name: build_grader(name, spec, settings.place, access) for name, spec in specs.items()}

@@ -6,6 +6,7 @@ from typing import Any
 import openai
 import pytest
 
+from judge.sandbox import Pool, SandboxUnavailable
 from tests.gateway.house import House
 
 EXACT = {"type": "string_check", "name": "exact", "input": "{{ sample.output_text }}", "reference": "{{ item.right }}"}
@@ -44,6 +45,34 @@ async def test_what_fails_while_it_grades_is_told_by_its_kind(
     assert found.reward is None and found.metadata.reason
     raised = [name for name, value in found.metadata.errors.model_dump().items() if value]
     assert raised == [flag]
+
+
+async def test_code_is_run_apart_and_fails_by_openais_fields(home: House) -> None:
+    source = "def grade(sample, item):\n    return {'right': 1, 'odd': None}[sample['output_text']]"
+    python = {"type": "python", "name": "mine", "source": source, "image_tag": "2025-05-08"}
+    assert (await run(home, python, "right")).reward == 1.0
+    failed = (await run(home, python, "wrong")).metadata.errors
+    assert failed.python_grader_runtime_error and "KeyError: 'wrong'" in failed.python_grader_runtime_error_details
+    ended = (await run(home, {**python, "source": "import os\ndef grade(s, i): os._exit(0)"}, "x")).metadata.errors
+    assert ended.python_grader_server_error and ended.python_grader_server_error_type.startswith("crash: ")
+
+
+async def test_code_reads_no_file_of_the_server_and_nothing_of_its_environment(home: House) -> None:
+    with pytest.raises(openai.BadRequestError, match="is no field of this grader"):
+        await run(home, {"type": "python", "file": "/etc/passwd"}, "x")
+    folder = str(home.settings.data_dir.absolute())
+    source = f"import os\ndef grade(s, i): return os.path.exists({folder!r}) + len(os.environ) / 100"
+    assert 0 < (await run(home, {"type": "python", "source": source}, "x")).reward < 1
+
+
+async def test_code_without_a_sandbox_is_refused(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(pool: Pool) -> None:
+        raise SandboxUnavailable("bwrap is not here")
+
+    monkeypatch.setattr(Pool, "check", missing)
+    with pytest.raises(openai.BadRequestError, match="runs code; bwrap is not here") as refused:
+        await run(home, {"type": "python", "source": "def grade(s, i): return 1"}, "x")
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "grader")
 
 
 async def test_a_judge_model_is_asked_with_the_key_of_the_caller(home: House) -> None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from contract.settings import parse_settings
+from judge.sandbox import command
 from millrace import doctor
 from millrace.doctor import GIB, Machine, diagnose, gather, ports
 from tests.millrace.test_up import EVERYTHING
@@ -41,6 +42,8 @@ def test_nothing_is_wrong_with_a_healthy_machine() -> None:
             "warning",
             "apt-get install bubblewrap",
         ),
+        ({"sandbox_error": "bwrap is not here"}, "sandbox", "warning", "apt-get install bubblewrap libseccomp2"),
+        ({"sandbox_error": "it lacks x", "runs_code": True}, "sandbox", "missing", "allows namespaces"),
         ({"memory": 2 * GIB}, "memory", "warning", "kv_cache"),
         ({"disk": GIB}, "disk at /data", "warning", "data_dir"),
         ({"cores": 1}, "cores", "warning", "twice as long"),
@@ -54,6 +57,21 @@ def test_each_lack_is_found_with_what_mends_it(change: dict[str, object], what: 
     wrong = [finding for finding in diagnose(dataclasses.replace(HEALTHY, **change)) if finding.state != "ok"]
     assert [(finding.what, finding.state) for finding in wrong] == [(what, state)]
     assert remedy in (wrong[0].remedy or "")
+
+
+def test_a_machine_without_a_sandbox_is_seen_and_whether_the_settings_need_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(graders: str) -> tuple[str | None, bool]:
+        machine = gather(parse_settings(f"data_dir: {tmp_path}\ngraders: {graders}"))
+        return machine.sandbox_error, machine.runs_code
+
+    python = "{type: python, source: x}"
+    assert seen(f"{{a: {python}}}") == (None, True)
+    monkeypatch.setattr(command, "bwrap", lambda: None)
+    error, runs_code = seen("{a: {type: string_check}}")
+    assert error is not None and "sudo apt-get install bubblewrap" in error and not runs_code
+    assert seen(f"{{a: {{type: multi, graders: {{b: {python}}}}}}}") == (error, True)
 
 
 def test_a_port_that_something_listens_on_is_seen(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import uvicorn
 
 from contract import logs
 from contract.errors import OperatorError, SettingsError
+from contract.priority import step_back
 from contract.settings import Settings
 from logger.api import create_app
 from logger.health import Health
@@ -44,6 +45,7 @@ def serve(settings: Settings, role: Role = "both") -> None:
         SystemExit: with 1, after a stage failed beyond repair; nothing is lost, and a new start goes on.
     """
     logs.to_stderr()
+    step_back(settings.log.nice)
     with ExitStack() as held:
         listening = held.enter_context(_listen(settings.log.host, settings.log.port))
         if settings.log.kafka is not None and role != "ingest":

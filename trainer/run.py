@@ -22,6 +22,7 @@ import yaml
 
 from contract.database import open_database
 from contract.errors import DatabaseError, MillraceError, Overloaded
+from contract.priority import step_back
 from contract.settings import Settings, load_settings
 from logger.spool import Spool, claim_producer
 from trainer import jobs
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Works on one job until it is over."""
     given = _parse(arguments)
     settings = load_settings(given.config, _overrides(given.set))
-    _step_back(settings.trainer.nice)
+    step_back(settings.trainer.nice)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     database = open_database(settings.database_url)
     producer = claim_producer(settings.installation.spool, ROLE)
@@ -78,17 +79,6 @@ def _work(settings: Settings, database: sa.Engine, spool: Spool, identifier: str
             with database.begin() as connection:
                 jobs.let_go(connection, identifier, holder)
     return 0
-
-
-def _step_back(nice: int) -> None:
-    """Lowers this process's CPU priority; on kernels that share the CPU by session, the session's too."""
-    os.nice(nice)
-    group = Path("/proc/self/autogroup")
-    if group.exists() and os.getsid(0) == os.getpid():
-        try:
-            group.write_text(str(nice))
-        except OSError as error:
-            print(f"millrace: the priority of the session stays as it is: {error}", file=sys.stderr, flush=True)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

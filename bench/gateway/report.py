@@ -60,6 +60,15 @@ def steps_table() -> str:
     return "\n".join(["| step | µs |", "| --- | --- |", *rows])
 
 
+def compare_table() -> str:
+    """What each step towards it has bought: CPU of a plain request and of a stream's event, side by side."""
+    rows = [
+        f"| {name} | {cost['plain']:.0f} | {cost['streamed']:.0f} |"
+        for name, cost in _results("compare")["steps"].items()
+    ]
+    return "\n".join(["| | a plain request, µs | an event, µs |", "| --- | --- | --- |", *rows])
+
+
 PARTS: dict[str, Callable[[], str]] = {"gateway": gateway_table, "ratios": ratios, "steps": steps_table, **log.PARTS}
 PARTS["sandbox"] = graders.sandbox_table
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")

@@ -167,6 +167,7 @@ class LogSettings(Section):
 
     host: str = Field("127.0.0.1", description="address of the logger's private API")
     port: int = Field(8091, ge=0, le=65535, description="its port")
+    nice: int = Field(5, ge=0, le=19, description="CPU priority of the logger, 19 is the lowest")
     spool: SpoolSettings = Field(SpoolSettings(), description="per producer")
     kafka: Kafka | None = Field(None, description="straight to the store when absent")
     store: StoreSettings = Field(StoreSettings(), description="DuckDB")

@@ -335,3 +335,11 @@ def test_sigterm_commits_what_was_read(tmp_path: Path) -> None:
     store = Store(tmp_path / "data" / "store" / "log.duckdb", StoreSettings())
     assert (store.next_seqs(), store.cursor) == ({producer.name: 7}, 7)
     store.close()
+
+
+def test_the_logger_steps_back_for_the_gateway(tmp_path: Path) -> None:
+    logger = Logger(tmp_path, log={"nice": "7"})
+    until(lambda: logger.health().get("status") == "ok", what="the start")
+    assert logger.process.pid is not None
+    assert os.getpriority(os.PRIO_PROCESS, logger.process.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 7
+    assert logger.stop() == 0

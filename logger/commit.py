@@ -2,6 +2,7 @@
 """When a batch is committed, and what happens when the store does not take it."""
 
 import logging
+import threading
 import time
 
 import duckdb
@@ -28,6 +29,8 @@ class Committer:
         self._settings = settings
         self._errors = errors
         self._began: float | None = None
+        self.stop = threading.Event()
+        """Set when the process is to end: then a store that takes nothing is not waited for."""
 
     @property
     def room(self) -> int:
@@ -56,8 +59,8 @@ class Committer:
     def commit(self, patient: bool = True) -> Batch:
         """Commits the batch and returns it.
 
-        A store without room is tried again for as long as it takes, if ``patient``: the records are safe where they
-        came from, and no answer waits for them. Anything else is for the process to die of.
+        A store without room is tried again until `stop` is set, if ``patient``: the records are safe where they came
+        from, and no answer waits for them. Anything else is for the process to die of.
         """
         batch, self._began = self.intake.finish(), None
         reach("before_commit")
@@ -68,9 +71,8 @@ class Committer:
             except duckdb.OperationalError as error:  # no room on the disk or in memory
                 self._errors["store"] = describe(error)
                 log.error("the store does not take a batch: %s", describe(error))
-                if not patient:
+                if not patient or self.stop.wait(RETRY_SECONDS):
                     raise
-                time.sleep(RETRY_SECONDS)
         self._errors.pop("store", None)
         reach("after_commit")
         return batch

@@ -88,6 +88,7 @@ class KafkaIngester:
 
     def run(self, stop: threading.Event) -> None:
         """Works until ``stop`` is set, then commits what it has; a broker that is away is waited for."""
+        self._committer.stop = stop
         wait = attempts(stop.wait)
         while not stop.is_set():
             try:

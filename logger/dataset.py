@@ -140,7 +140,9 @@ def rows(store: Reading, order: DatasetOrder) -> Iterator[list[Row]]:
         table.execute(_ROWS, {"until": until})
         names = [column[0] for column in table.description or ()]
         while found := table.fetchmany(BATCH_ROWS):
-            yield [_row(dict(zip(names, values, strict=True)), order) for values in found]
+            named = [_row(dict(zip(names, values, strict=True)), order) for values in found]
+            with store.taken_in_time(table):
+                yield named
 
 
 def jsonl(store: Reading, order: DatasetOrder) -> Iterator[bytes]:

@@ -17,9 +17,9 @@ import msgspec
 from contract.records import Amendment, Erasure, Feedback, Invocation, NewerRecord, Record, Score, decode
 
 EMPTIED = (
-    "messages", "choices", "prompt_token_ids", "completion_token_ids", "logprobs", "metadata", '"user"',
+    "messages", "choices", "parameters", "prompt_token_ids", "completion_token_ids", "logprobs", "metadata", '"user"',
 )  # fmt: skip
-"""The columns of an invocation that are no part of the meter."""
+"""The columns of an invocation that are no part of the meter; parameters hold tools, schemas and stop sequences."""
 WORDS = "json_type(value::JSON) = 'VARCHAR' AND value::JSON::VARCHAR <> '\"\"'"
 """Feedback in words."""
 NO_WORDS = "'\"\"'::JSON::VARIANT"
@@ -120,8 +120,14 @@ def _is_erased(connection: duckdb.DuckDBPyConnection, record: Record) -> bool:
         SELECT 1 FROM erased WHERE project = $project AND kind = 'invocation' AND id = $about
         UNION ALL
         SELECT 1 FROM erasures WHERE project = $project AND "user" = $user AND invocation IS NULL AND time >= $time
+        UNION ALL
+        SELECT 1 FROM erased
+        WHERE project = $project AND kind = 'conversation' AND id = $conversation AND until >= $time
     """
-    given = {"project": getattr(record, "project", None), "about": about, "user": user, "time": record.time}
+    given = {
+        "project": getattr(record, "project", None), "about": about, "user": user, "time": record.time,
+        "conversation": getattr(record, "conversation", None),
+    }  # fmt: skip
     return bool(connection.execute(statement, given).fetchall())
 
 

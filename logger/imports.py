@@ -21,6 +21,7 @@ from contract.records import CHAT, KINDS, SCHEMA, Invocation, Record, Score, Sta
 _STAMPED = frozenset({"kind", CURSOR, "producer", "seq"})
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _OF_CHAT = frozenset({"messages", "metadata", "tools", "parallel_tool_calls"})
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 class BadLine(OperatorError):
@@ -44,9 +45,12 @@ def read_records(path: Path, chats: Chats) -> Iterator[Record]:
 
     Raises:
         BadLine: naming file, line, field and value.
-        OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BadLine(f"{path}: cannot be read: {error.strerror}") from None
+    with file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
@@ -85,19 +89,33 @@ def _record(document: Mapping[str, Any]) -> Record:
             continue
         if name not in known:
             raise BadLine(f"{name}: {_short(value)}: is no column of {document['kind']}")
+        if isinstance(value, int) and not _LEAST <= value <= _MOST:
+            raise BadLine(f"{name}: {_short(value)}: does not fit into 64 bits")
         json_text = known[name].kind is Kind.JSON and not (value is None and known[name].nullable)
         values[name] = json.dumps(value, ensure_ascii=False) if json_text else value
     try:
         record = msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         raise BadLine(str(error)) from None
+    _check(record)
+    if isinstance(record, Score):
+        record.position = 0  # a cursor of the log that it came from; the judge would go on behind it in this one
+    return record
+
+
+def _check(record: Record) -> None:
+    """What types do not say."""
+    for name in ("id", "project"):
+        told = getattr(record, name, "-")
+        if not told.strip() or not told.isprintable():
+            raise BadLine(f"{name}: {_short(told)}: must be a text of printable characters")
+    for name in ("time", "cost", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"):
+        if (getattr(record, name, None) or 0) < 0:
+            raise BadLine(f"{name}: {getattr(record, name)}: must not be negative")
     if record.schema > SCHEMA:
         raise BadLine(f"schema: {record.schema}: is of a newer release; this one reads {SCHEMA}")
     if isinstance(record, Invocation) and record.status is Status.OPEN:
         raise BadLine("status: 'open': is no status of an answer that is in a log")
-    if isinstance(record, Score):
-        record.position = 0  # a cursor of the log that it came from; the judge would go on behind it in this one
-    return record
 
 
 def _chat(document: Mapping[str, Any], chats: Chats) -> Invocation:

@@ -61,6 +61,7 @@ class DirectIngester:
 
     def run(self, stop: threading.Event) -> None:
         """Works until ``stop`` is set, then commits what it has."""
+        self._committer.stop = stop
         while not stop.is_set():
             if not self.step():
                 stop.wait(IDLE_SECONDS)

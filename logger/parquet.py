@@ -71,6 +71,13 @@ class _Export:
                 f"{store.identity}); give an empty place",
                 param="to",
             )
+        there = max((table.cursor for table in self._index.kinds.values()), default=0)
+        if there > self._until:
+            raise InvalidRequest(
+                f"to: {place.url!r}: holds rows up to {there}, and this log ends at {self._until}: it was put back "
+                "to an older state; give another place, so that this one keeps what it has",
+                param="to",
+            )
 
     def bring(self, kinds: Sequence[str]) -> list[Row]:
         told = [self._bring(kind) for kind in kinds]
@@ -85,8 +92,11 @@ class _Export:
         for day, figures in self._figures(kind):
             there = table.days.get(day)
             if there is None or there.figures != figures:
-                table.days[day] = self._write(kind, day)
-                written.append(table.days[day].bytes)
+                fresh = self._write(kind, day)
+                if fresh is None:
+                    continue
+                table.days[day] = fresh
+                written.append(fresh.bytes)
                 self._save_sometimes()
         rows = sum(day.rows for day in table.days.values())
         return {
@@ -101,9 +111,13 @@ class _Export:
             names = [column[0] for column in connection.description or ()]
         return [(day_of(row[0] * DAY_NS), _digest(names, row)) for row in found]
 
-    def _write(self, kind: str, day: str) -> Day:
+    def _write(self, kind: str, day: str) -> Day | None:
+        """The day anew; None where its last rows went by age just now."""
         start = day_start(day)
         condition = f"{CURSOR} <= {self._until} AND time >= {start} AND time < {start + DAY_NS}"
+        with self._store.connection() as connection:
+            if not connection.execute(_figures(KINDS[kind], condition)).fetchall():
+                return None
         with self._place.writing(file_of(kind, day)) as part, self._store.connection() as connection:
             connection.execute("SET SESSION preserve_insertion_order = false")  # or a group's bytes have no bound
             try:
@@ -167,7 +181,8 @@ def _figures(kind: type[Record], condition: str) -> str:
         if column.name in REPLACED and column.kind is Kind.JSON
     ]
     return (
-        f"SELECT time // {DAY_NS} AS day, count(*) AS rows, max({CURSOR}) AS cursor, {', '.join(counts)} "
+        f"SELECT time // {DAY_NS} - (time % {DAY_NS} < 0)::BIGINT AS day, "  # // rounds towards zero
+        f"count(*) AS rows, max({CURSOR}) AS cursor, {', '.join(counts)} "
         f"FROM {table_name(kind)} WHERE {condition} GROUP BY 1 ORDER BY 1"
     )
 

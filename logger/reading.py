@@ -66,7 +66,7 @@ class Reading(ABC):
             connection.execute(statement, parameters)
             while found := connection.fetchmany(rows):
                 named = _named(connection, found)
-                with self._taken_in_time(connection):
+                with self.taken_in_time(connection):
                     yield named
 
     def run(self, *statements: str) -> None:
@@ -115,7 +115,12 @@ class Reading(ABC):
                 timer.cancel()
 
     @contextmanager
-    def _taken_in_time(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    def taken_in_time(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Around each piece that is handed on from a connection: an open one keeps the store from a checkpoint.
+
+        Raises:
+            Overloaded: it was not taken within ``log.store.query_timeout`` (code ``query_timeout``).
+        """
         late = threading.Event()
 
         def end() -> None:

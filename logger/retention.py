@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 
 import duckdb
 
+from contract.errors import MillraceError
 from contract.settings import LogSettings
 from logger.erasures import EMPTIED, NO_WORDS, WORDS
 from logger.snapshots import carry_erasures
@@ -53,7 +54,7 @@ class Retention:
             try:
                 self.look(stop)
                 self.errors.pop("retention", None)
-            except (duckdb.Error, OSError) as error:  # the log goes on; the next look tries again
+            except (duckdb.Error, OSError, MillraceError) as error:  # the log goes on; the next look tries again
                 self.errors["retention"] = describe(error)
                 _log.error("nothing is let go of now: %s", describe(error))
             if stop.wait(LOOK_SECONDS):

@@ -9,13 +9,16 @@ was moved or copied elsewhere is its owner's to deal with, and one that is gone 
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from contract.columns import columns, table_name
+from contract.errors import DatabaseError
 from contract.records import Amendment, Erasure
 from logger.amendments import apply_amendments
 from logger.erasures import ERASED, apply_erasures
+from logger.stage import describe
 from logger.store import Store
 
 SNAPSHOTS = "CREATE TABLE IF NOT EXISTS snapshots (path VARCHAR PRIMARY KEY, erased_to BIGINT NOT NULL)"
@@ -33,33 +36,42 @@ def carry_erasures(store: Store) -> None:
     """Brings every snapshot up to the erasures that the log has.
 
     Raises:
-        duckdb.Error, OSError: one cannot be made again; it is as it was, and the next call tries again.
+        DatabaseError: some cannot be made again, the message names them; they are as they were, and the next call tries
+            again.
     """
     newest = store.newest(Erasure)
     with store.writing() as connection:
         connection.execute(SNAPSHOTS)
         behind = connection.execute("SELECT path, erased_to FROM snapshots WHERE erased_to < ?", [newest]).fetchall()
+    failed = []
     for name, erased_to in behind:
         path = Path(name)
-        if path.exists():
-            _log.info("the snapshot %s is made again without what was erased", path)
-            _make_again(path, store.fetch("SELECT * FROM erasures WHERE cursor > ? ORDER BY cursor", [erased_to]))
-            with store.writing() as connection:
-                remember_snapshot(connection, path, newest)
-        else:
+        if not path.exists():
             with store.writing() as connection:
                 connection.execute("DELETE FROM snapshots WHERE path = ?", [name]).fetchall()
+            continue
+        _log.info("the snapshot %s is made again without what was erased", path)
+        erasures = store.fetch("SELECT * FROM erasures WHERE cursor > ? ORDER BY cursor", [erased_to])
+        try:
+            _make_again(path, erasures, store.limits)
+        except (duckdb.Error, OSError) as error:  # the others are as good as they were
+            failed.append(f"{path}: {describe(error)}")
+            continue
+        with store.writing() as connection:
+            remember_snapshot(connection, path, newest)
+    if failed:
+        raise DatabaseError(f"what was erased is still in snapshots that cannot be made again: {'; '.join(failed)}")
 
 
-def _make_again(path: Path, erasures: list[dict[str, object]]) -> None:
+def _make_again(path: Path, erasures: list[dict[str, object]], limits: dict[str, Any]) -> None:
     work, fresh = path.with_name(f".{path.name}.erasing"), path.with_name(f".{path.name}.erased")
     leftovers = [each.with_name(each.name + suffix) for each in (work, fresh) for suffix in ("", ".wal")]
     for left in leftovers:
         left.unlink(missing_ok=True)
     try:
         shutil.copyfile(path, work)
-        _erase(work, erasures)
-        with duckdb.connect() as connection:
+        _erase(work, erasures, limits)
+        with duckdb.connect(config=limits) as connection:
             for alias, file in (("work", work), ("fresh", fresh)):
                 connection.execute(f"ATTACH '{str(file).replace(chr(39), 2 * chr(39))}' AS {alias}")
             connection.execute("COPY FROM DATABASE work TO fresh")
@@ -71,10 +83,10 @@ def _make_again(path: Path, erasures: list[dict[str, object]]) -> None:
             left.unlink(missing_ok=True)
 
 
-def _erase(file: Path, erasures: list[dict[str, object]]) -> None:
+def _erase(file: Path, erasures: list[dict[str, object]], limits: dict[str, Any]) -> None:
     names = ["cursor", *(column.name for column in columns(Erasure))]
     listed = ", ".join(f'"{name}"' for name in names)
-    with duckdb.connect(str(file)) as connection:
+    with duckdb.connect(str(file), config=limits) as connection:
         connection.execute("BEGIN")
         connection.execute(ERASED)
         (known,) = connection.execute(f"SELECT coalesce(max(cursor), 0) FROM {table_name(Erasure)}").fetchall()[0]

@@ -12,6 +12,7 @@ away while there is still room for the records of the work under way. It is the 
 """
 
 import errno
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -38,6 +39,7 @@ _PAYLOAD = ("messages", "choices", "prompt_token_ids", "completion_token_ids", "
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _LOOK_SECONDS = 0.25
 _CHECK_SECONDS = 1.0
+_log = logging.getLogger(__name__)
 
 
 def without_payload(record: Invocation) -> Invocation:
@@ -91,6 +93,13 @@ class Spool:
         except OSError as error:
             raise self._failure(error) from error
         self.recovered = Recovery(remains.torn_bytes, tuple(self._interrupt(entry) for entry in remains.open_entries))
+        if remains.torn_bytes:
+            _log.warning(
+                "%s: the last %d bytes were no whole record and are cut: what was being written when its process died",
+                producer.folder, remains.torn_bytes,
+            )  # fmt: skip
+        if self.recovered.interrupted:
+            _log.warning("%s: %d answers were cut off", producer.folder, len(self.recovered.interrupted))
 
     @property
     def next_seq(self) -> int:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow
@@ -51,8 +52,10 @@ class Store(Reading):
                 be opened or read.
         """
         self._now_ns = now_ns
+        self.limits = limits(settings, str(path.parent / "temporary"))
+        """How DuckDB is to open any other file in this process."""
         self._connection = _connect(path, settings)
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()
         try:
             self._connection.execute("BEGIN")
             self._connection.execute(_BOOKS)
@@ -77,17 +80,15 @@ class Store(Reading):
 
     def next_seqs(self) -> dict[str, int]:
         """Producer -> the position of its next record."""
-        return dict(self._connection.execute("SELECT producer, next_seq FROM producers").fetchall())
+        return self._pairs("SELECT producer, next_seq FROM producers")
 
     def last_ids(self) -> dict[str, str]:
         """Producer -> id of the last record taken from it."""
-        return dict(
-            self._connection.execute("SELECT producer, last_id FROM producers WHERE last_id IS NOT NULL").fetchall()
-        )
+        return self._pairs("SELECT producer, last_id FROM producers WHERE last_id IS NOT NULL")
 
     def positions(self) -> dict[str, int]:
         """Source -> its next offset."""
-        return dict(self._connection.execute("SELECT source, next_offset FROM positions").fetchall())
+        return self._pairs("SELECT source, next_offset FROM positions")
 
     def commit(self, batch: Batch) -> None:
         """Takes a batch in: all of it, or nothing and the error is raised.
@@ -141,6 +142,10 @@ class Store(Reading):
         """Checkpoints and closes; twice does no harm."""
         self._stop_reading()
         self._connection.close()
+
+    def _pairs(self, statement: str) -> dict[str, Any]:
+        with self._writing:  # a connection of DuckDB's takes one call at a time
+            return dict(self._connection.execute(statement).fetchall())
 
     def _commit(self, batch: Batch) -> None:
         self._connection.execute("BEGIN")

@@ -3,6 +3,7 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow
@@ -11,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contract.datasets import DatasetOrder, Split
+from contract.errors import Overloaded
 from contract.records import Erasure, Record, Score
 from contract.settings import Filter, StoreSettings
 from logger import candidates, dataset
 from logger.prompts import normalised, position
 from logger.store import Store
+from tests.logger.process import until
 from tests.logger.records import invocation, label
 from tests.logger.stores import put
 
@@ -285,6 +288,22 @@ def test_the_streams_hold_the_rows_in_pieces(store: Store, monkeypatch: pytest.M
         for row in table.to_pylist()
     ]
     assert as_values == whole
+
+
+def test_a_stream_that_nobody_takes_ends_and_no_longer_holds_up_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "BATCH_ROWS", 2)
+    opened = Store(tmp_path / "log.duckdb", StoreSettings(query_timeout=0.5))
+    for n in range(8):
+        put(opened, invocation(f"inv_{n}", messages=asked(str(n))), label(f"fb_{n}", f"inv_{n}"))
+    pieces = dataset.rows(opened, LABEL)
+    next(pieces)
+    put(opened, invocation("inv_new"))
+    until(opened.checkpoint, what="a checkpoint")
+    with pytest.raises(Overloaded, match="was not taken within"):
+        list(pieces)
+    opened.close()
 
 
 def test_what_is_held_of_the_log_at_once_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

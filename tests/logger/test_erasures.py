@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contract.errors import DatabaseError
 from contract.records import Amendment, Erasure, Record, Score
 from contract.settings import LogSettings, StoreSettings
 from logger.export import snapshot
@@ -28,7 +29,10 @@ SAID = f'[{{"role":"user","content":"{SECRET}"}}]'
 
 
 def of_ann(identifier: str, **fields: Any) -> Record:
-    said: dict[str, Any] = {"messages": SAID, "choices": SAID, "metadata": f'{{"k":"{SECRET}"}}', "cost": 7}
+    said: dict[str, Any] = {
+        "messages": SAID, "choices": SAID, "metadata": f'{{"k":"{SECRET}"}}', "cost": 7,
+        "parameters": f'{{"stop":["{SECRET}"],"temperature":0.5}}',
+    }  # fmt: skip
     return invocation(identifier, user="ann", conversation="c", prompt_tokens=3, **{"time": 50, **said, **fields})
 
 
@@ -48,7 +52,7 @@ def records() -> list[Record]:
     words = f'"{SECRET}"'
     return [
         of_ann("inv_1"), of_ann("inv_2", time=99), of_ann("inv_new", time=101, messages='"kept"', choices='"kept"',
-                                                           metadata=None),
+                                                           metadata=None, parameters=None),
         invocation("inv_bob", user="bob", conversation="c", time=40, messages='"kept"'),
         invocation("inv_one", user="bob", conversation="d", time=40, messages=SAID, choices=SAID),
         score("s_1", "inv_1"), score("s_one", "inv_one"),
@@ -127,6 +131,19 @@ def test_a_dead_letter_of_the_user_goes_whichever_came_first(store: Store) -> No
     assert store.fetch("SELECT producer, seq FROM dead_letters") == [{"producer": "test-0", "seq": 1}]
 
 
+def test_a_dead_letter_on_the_conversation_of_the_user_goes(store: Store) -> None:
+    put(store, of_ann("inv_1"), by_user())
+    put(store, label("f", None, "no json", metric="note", conversation="c", time=90))
+    put(store, label("f_later", None, "no json", metric="note", conversation="c", time=150))
+    assert store.fetch("SELECT seq FROM dead_letters") == [{"seq": 3}]
+
+
+def test_what_is_written_down_of_an_erased_answer_is_its_meter(store: Store) -> None:
+    put(store, of_ann("inv_1"), by_user())
+    (row,) = store.fetch("SELECT * FROM invocations")
+    assert SECRET not in str(row) and (row["cost"], row["prompt_tokens"]) == (7, 3)
+
+
 def test_an_erasure_reaches_the_snapshots_and_leaves_no_byte_of_it_there(store: Store, tmp_path: Path) -> None:
     put(store, *(each for each in records() if not isinstance(each, Erasure)))
     known, gone, later = tmp_path / "a's.duckdb", tmp_path / "gone.duckdb", tmp_path / "later.duckdb"
@@ -158,11 +175,24 @@ def test_a_snapshot_that_cannot_be_made_again_stays_and_is_tried_again(
     put(store, by_user())
     with monkeypatch.context() as broken:
         broken.setattr("shutil.copyfile", _no_room)
-        with pytest.raises(OSError, match="no room"):
+        with pytest.raises(DatabaseError, match=r"s\.duckdb: .*no room"):
             carry_erasures(store)
     assert _holds(known)
     carry_erasures(store)
     assert not _holds(known)
+
+
+def test_a_snapshot_that_is_broken_is_named_and_does_not_keep_the_others_from_it(store: Store, tmp_path: Path) -> None:
+    put(store, of_ann("inv_1"))
+    broken, whole = tmp_path / "a.duckdb", tmp_path / "b.duckdb"
+    snapshot(store, broken)
+    snapshot(store, whole)
+    broken.write_bytes(b"garbage")
+    put(store, by_user())
+    with pytest.raises(DatabaseError) as caught:
+        carry_erasures(store)
+    assert str(broken) in str(caught.value) and str(whole) not in str(caught.value)
+    assert not _holds(whole) and broken.read_bytes() == b"garbage"
 
 
 def _no_room(*_: object) -> None:

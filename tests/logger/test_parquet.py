@@ -135,6 +135,30 @@ def test_what_is_erased_or_amended_is_so_in_the_next_export(store: Store, tmp_pa
         assert row["metadata"] == change.metadata
 
 
+def test_a_day_before_1970_is_a_day(store: Store, tmp_path: Path) -> None:
+    put(store, invocation("inv_1", time=-5), invocation("inv_2", time=5))
+    told = to(store, tmp_path / "log")["invocation"]
+    assert (told["rows"], told["days"]) == (2, 2)
+    assert set(files(tmp_path / "log")) >= {
+        "kind=invocation/day=1969-12-31/part-0.parquet", "kind=invocation/day=1970-01-01/part-0.parquet",
+    }  # fmt: skip
+
+
+def test_a_log_that_was_put_back_does_not_take_rows_from_its_export(store: Store, tmp_path: Path) -> None:
+    fill(store)
+    folder = tmp_path / "log"
+    older = tmp_path / "older.duckdb"
+    snapshot(store, older)
+    put(store, invocation("inv_more", time=FIRST))
+    to(store, folder)
+    before = files(folder)
+    restored = Store(older, StoreSettings())
+    with pytest.raises(InvalidRequest, match="put back to an older state"):
+        to(restored, folder)
+    restored.close()
+    assert files(folder) == before
+
+
 def test_feedback_in_words_is_gone_from_the_export_after_an_erasure(store: Store, tmp_path: Path) -> None:
     put(store, invocation("inv_1", time=FIRST, user="ann"))
     put(store, label("fb_1", "inv_1", value='"in her own words"', time=FIRST))

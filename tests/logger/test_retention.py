@@ -6,6 +6,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from contract.errors import Overloaded
 from contract.records import Amendment, Decision, Erasure, Score
 from contract.settings import LogSettings, parse_settings
 from logger import retention
@@ -27,6 +28,13 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
+
+
+class Once(threading.Event):
+    """Set as soon as somebody would wait for it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -198,3 +206,15 @@ def test_a_look_that_fails_is_told_and_tried_again(store: Store, clock: Clock, m
     kept.run(stop)
     assert told == [{}, {"retention": "OutOfMemoryException: no room"}]
     assert (kept.errors, with_payload(store)) == ({}, [])
+
+
+def test_a_look_that_takes_too_long_is_told_and_ends_nothing(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object) -> None:
+        raise Overloaded("the query took too long", code="query_timeout")
+
+    stage = keeper(store, clock)
+    monkeypatch.setattr(stage, "look", slow)
+    stage.run(Once())
+    assert "took too long" in stage.errors["retention"]

@@ -58,7 +58,9 @@ def test_producers_of_two_hosts_or_of_two_lives_of_a_folder_never_share_a_name(t
         producer.release()
 
 
-def test_torn_tail_is_cut_at_the_last_whole_record_and_reported(producer: Producer) -> None:
+def test_torn_tail_is_cut_at_the_last_whole_record_and_reported(
+    producer: Producer, caplog: pytest.LogCaptureFixture
+) -> None:
     spool = Spool(producer, SMALL)
     spool.append_many([invocation("inv_a"), invocation("inv_b")])
     spool.close()
@@ -68,6 +70,7 @@ def test_torn_tail_is_cut_at_the_last_whole_record_and_reported(producer: Produc
         path.write_bytes(path.read_bytes()[:whole] + path.read_bytes()[:torn])
         again = Spool(producer, SMALL)
         assert (again.recovered.cut_bytes, path.stat().st_size, again.next_seq) == (torn, whole, 2)
+        assert f"{producer.folder}: the last {torn} bytes were no whole record" in caplog.text
         again.close()
 
 

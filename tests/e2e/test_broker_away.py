@@ -39,7 +39,9 @@ def test_a_broker_cut_off_for_longer_than_the_spool_has_room_costs_what_the_poli
     tmp_path: Path, behind: Broker, proxy: Proxy, policy: str
 ) -> None:
     producer = claim_producer(tmp_path / "data" / "spool", "gateway")
-    spool = Spool(producer, SpoolSettings(max_bytes=2**20, segment_bytes=2**16, when_full=policy))  # type: ignore[arg-type]  # one of them by its name
+    spool = Spool(
+        producer, SpoolSettings(max_bytes=2**20, segment_bytes=2**16, when_full=policy)
+    )  # one of them by its name
     logger = Logger(tmp_path, log={"kafka": behind.settings(policy)}, hasty=True)
     taken: list[str] = []
     refused = 0

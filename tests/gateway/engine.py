@@ -75,7 +75,7 @@ class FakeEngine:
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
         await site.start()
         assert site._server is not None
-        self._port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # asyncio's Server has them
+        self._port = site._server.sockets[0].getsockname()[1]  # asyncio's Server has them
         self.url = f"http://127.0.0.1:{self._port}"
 
     async def stop(self) -> None:

@@ -192,7 +192,7 @@ async def test_a_database_that_does_not_answer_lets_nobody_through(
             with pytest.raises(openai.InternalServerError) as caught:
                 await ask(home)
             assert caught.value.status_code == 503
-            assert caught.value.body["code"] == "limits_unknown"  # type: ignore[index]
+            assert caught.value.body["code"] == "limits_unknown"
         blocker.close()
         home.worker.allowance._timeout = 60
         await ask(home)

@@ -117,7 +117,9 @@ def test_four_holders_one_of_which_dies_stay_within_the_limits(engine: sa.Engine
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
     """A server of its own, on a socket in a folder."""
-    programs = [shutil.which(name) for name in ("initdb", "pg_ctl")]
+    # Debian keeps them where no PATH leads, by version.
+    places = os.pathsep.join([os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))])
+    programs = [shutil.which(name, path=places) for name in ("initdb", "pg_ctl")]
     if None in programs:
         pytest.skip("NO POSTGRESQL HERE: the same over PostgreSQL was not tried; install the package postgresql")
     initdb, pg_ctl = map(str, programs)
@@ -128,13 +130,13 @@ def postgres(folder: Path) -> Iterator[str]:
         shutil.chown(data, "nobody", "nogroup")
         shutil.chown(folder, "nobody", "nogroup")
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder}
-    subprocess.run([*user, initdb, "-D", data, "-U", "m", "-A", "trust", "--no-sync"], **quiet)  # type: ignore[call-overload]
+    subprocess.run([*user, initdb, "-D", data, "-U", "m", "-A", "trust", "--no-sync"], **quiet)
     options = f"-c listen_addresses='' -k {folder} -c fsync=off"
-    subprocess.run([*user, pg_ctl, "-D", data, "-w", "-o", options, "-l", folder / "pg.log", "start"], **quiet)  # type: ignore[call-overload]
+    subprocess.run([*user, pg_ctl, "-D", data, "-w", "-o", options, "-l", folder / "pg.log", "start"], **quiet)
     try:
         yield f"postgresql+psycopg://m@/postgres?host={folder}"
     finally:
-        subprocess.run([*user, pg_ctl, "-D", data, "-m", "immediate", "stop"], **quiet)  # type: ignore[call-overload]
+        subprocess.run([*user, pg_ctl, "-D", data, "-m", "immediate", "stop"], **quiet)
 
 
 def test_the_same_over_postgresql() -> None:

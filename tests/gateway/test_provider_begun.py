@@ -53,7 +53,7 @@ async def test_a_call_given_up_before_it_began_leaves_nothing(
     engine: FakeEngine, sdk: Sdk, preparation: Preparation, kind: str, streamed: bool, ready: bool
 ) -> None:
     call = {"model": f"{kind}/base", "messages": ASK, "api_base": f"{engine.url}/v1", "api_key": "x", "timeout": 20}
-    calling = asyncio.create_task(anext(sdk.chunks(call)) if streamed else sdk.whole(call))  # type: ignore[arg-type]
+    calling = asyncio.create_task(anext(sdk.chunks(call)) if streamed else sdk.whole(call))
     await until(preparation.begun.is_set)
     if ready:
         preparation.may_end.set()

@@ -80,7 +80,7 @@ async def test_a_stream_cut_at_any_byte_gives_whole_events_one_record_and_the_sa
         asking.writer.close()
 
     raw_engine.say = say
-    length = len(events(Asking(1, "inv_" + "0" * 40, {}, asyncio.StreamReader(), None)))  # type: ignore[arg-type]
+    length = len(events(Asking(1, "inv_" + "0" * 40, {}, asyncio.StreamReader(), None)))
     cuts = range(length + 1) if SOAK else sorted(random.Random(length).sample(range(length + 1), 60))
     async with wire(raw_home) as client:
         for cut in cuts:
@@ -105,7 +105,7 @@ async def test_a_stream_in_any_two_pieces_is_the_same_stream(
         await asking.say(chunked(came[:cut], came[cut:]))
 
     raw_engine.say = say
-    length = len(events(Asking(1, "inv_" + "0" * 40, {}, asyncio.StreamReader(), None)))  # type: ignore[arg-type]
+    length = len(events(Asking(1, "inv_" + "0" * 40, {}, asyncio.StreamReader(), None)))
     cuts = range(length) if SOAK else sorted(random.Random(length).sample(range(length), 60))
     async with wire(raw_home) as client:
         for cut in cuts:

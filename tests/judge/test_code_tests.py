@@ -15,7 +15,7 @@ ADD = [{"call": "add", "arguments": [1, 2], "expected": 3}, {"call": "add", "arg
 
 
 def grade(answer: str, tests: Any, hasty: bool = False, **fields: str) -> Score | GraderError:
-    grader = CodeTests("code", CodeTestsSpec(type="code_tests", **fields), HASTY if hasty else SMALL)  # type: ignore[arg-type]
+    grader = CodeTests("code", CodeTestsSpec(type="code_tests", **fields), HASTY if hasty else SMALL)
     (result,) = asyncio.run(grader.grade([Sample(id="a", output_text=answer, item={"reference_answer": tests})]))
     return result
 

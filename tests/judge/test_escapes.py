@@ -37,7 +37,8 @@ def grade(sample, item):
 ATTEMPTS = {
     "files of others": """
 def attempts(item):
-    for path in (item["canary"], "/etc/passwd", "/etc/shadow", "/etc/hostname", "/root/.bashrc", "/proc/1/root/etc"):
+    of_init = os.path.join("/proc/1/root", "etc")
+    for path in (item["canary"], "/etc/passwd", "/etc/shadow", "/etc/hostname", "/root", of_init):
         yield lambda: os.stat(path)
         yield lambda: open(path).read()
     yield lambda: [p for p in glob.glob("/home/*")]

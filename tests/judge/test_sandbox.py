@@ -427,7 +427,7 @@ def test_a_network_that_lapsed_is_seen_from_inside(monkeypatch: pytest.MonkeyPat
     arguments = command.arguments
 
     def lapsed(*given: object) -> list[str]:
-        return [word for word in arguments(*given) if word != "--unshare-net"]  # type: ignore[arg-type]
+        return [word for word in arguments(*given) if word != "--unshare-net"]
 
     monkeypatch.setattr(command, "arguments", lapsed)
     with pytest.raises(SandboxUnavailable, match=r"it lacks a network of its own$"):

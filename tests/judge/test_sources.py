@@ -77,19 +77,19 @@ def logs(most_choices: int) -> st.SearchStrategy[GrowingLog]:
 @settings(max_examples=300)
 @given(logs(most_choices=5))
 async def test_labels_of_several_models_come_once_and_in_one_order_however_they_arrive(log: GrowingLog) -> None:
-    source = LabelledAnswers(log, ["a", "b"], "label")  # type: ignore[arg-type]  # as much of a client as it uses
+    source = LabelledAnswers(log, ["a", "b"], "label")  # as much of a client as it uses
     assert await read_all(source, log) == log.due("a", "b")
 
 
 @settings(max_examples=100)
 @given(logs(most_choices=5))
 async def test_labels_of_one_model_come_once_and_in_order(log: GrowingLog) -> None:
-    source = LabelledAnswers(log, ["c"], "label")  # type: ignore[arg-type]  # as above
+    source = LabelledAnswers(log, ["c"], "label")  # as above
     assert await read_all(source, log) == log.due("c")
 
 
 @settings(max_examples=100)
 @given(logs(most_choices=1))
 async def test_answers_come_once_and_in_order_and_other_models_are_passed_over(log: GrowingLog) -> None:
-    source = EveryAnswer(log, ["a"])  # type: ignore[arg-type]  # as above
+    source = EveryAnswer(log, ["a"])  # as above
     assert await read_all(source, log) == log.due("a")

@@ -60,7 +60,7 @@ class Wait:
         assignment = Assignment(sampling, GRADER, ["triage"])
         self.giving_up = GivingUp(
             assignment,
-            self.log,  # type: ignore[arg-type]  # as much of a client as it uses
+            self.log,  # as much of a client as it uses
             self.metrics,
             lambda: START + int(self.seconds * SECOND),
         )

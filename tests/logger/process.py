@@ -159,7 +159,7 @@ def _serve(file: Path, role: str, hasty: bool) -> None:
     if hasty:
         _hasten()
     try:
-        serve(load_settings(file), role)  # type: ignore[arg-type]  # a role by its name
+        serve(load_settings(file), role)  # a role by its name
     except OperatorError as error:
         raise SystemExit(f"millrace: {error.message}") from None
 

@@ -66,10 +66,10 @@ def take(
         run(KafkaIngester(store, Kafka(bootstrap=["nowhere:9"]), settings.store))
 
     def run(stage: DirectIngester | KafkaIngester) -> None:
-        stage.run(Rounds(3))  # type: ignore[arg-type]  # as much of an event as it asks for
+        stage.run(Rounds(3))  # as much of an event as it asks for
         assert stage.errors == {}
 
-    return {"segments": from_segments, "topic": from_a_topic}[request.param]  # type: ignore[return-value]
+    return {"segments": from_segments, "topic": from_a_topic}[request.param]
 
 
 @pytest.mark.parametrize("schema", RELEASES)

@@ -141,7 +141,7 @@ def test_a_page_is_not_cut_between_the_choices_of_an_answer(store: Store) -> Non
 def test_what_is_not_a_complete_kept_answer_of_the_alias_and_project_is_left_out(
     store: Store, fields: dict[str, object]
 ) -> None:
-    put(store, invocation("inv_a", **fields), label("fb_1", "inv_a"))  # type: ignore[arg-type]  # fields by name
+    put(store, invocation("inv_a", **fields), label("fb_1", "inv_a"))  # fields by name
     assert answers(store) == []
 
 

@@ -209,7 +209,7 @@ def test_rows_of_an_export_that_is_not_finished_are_not_seen(
     lake = Lake(place(str(target), "from"), StoreSettings())
     assert {row["id"] for row in page(lake, Invocation, 0, 100, {})} == {f"inv_{n}" for n in range(60)}
     lake.close()
-    write_index(*calls[-1])  # type: ignore[misc]  # what was handed to it
+    write_index(*calls[-1])  # what was handed to it
     lake = Lake(place(str(target), "from"), StoreSettings())
     assert len(page(lake, Invocation, 0, 100, {})) == 62
     lake.close()

@@ -106,7 +106,7 @@ def test_what_a_stream_has_not_given_yet_is_not_in_memory(store: Store) -> None:
     assert len(next(rows)) == 100
     put(store, invocation("inv_a"))
     assert process.memory_info().rss - before < 200 * 2**20
-    rows.close()  # type: ignore[attr-defined]  # of a generator
+    rows.close()  # of a generator
 
 
 def test_a_query_that_needs_too_much_memory_is_told_so(tmp_path: Path) -> None:

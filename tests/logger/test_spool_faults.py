@@ -120,7 +120,7 @@ def test_a_batch_is_synced_when_it_is_as_old_as_the_setting_says(producer: Produ
         sync()
         synced.set()
 
-    stopping.wait, spool._segment.sync = wait, noted  # type: ignore[method-assign,assignment]
+    stopping.wait, spool._segment.sync = wait, noted
     spool.append(invocation("inv_a"))
     assert synced.wait(60) and waited[0] == sync_every
     spool.close()

@@ -109,7 +109,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(store: Store, monkeypatch: pyt
     for record in numbered(invocation("inv_b"), first=1):
         intake.take(*record)
     batch = intake.finish()
-    batch.positions["kafka"] = None  # type: ignore[assignment]  # breaks the last statement of the transaction
+    batch.positions["kafka"] = None  # breaks the last statement of the transaction
     with pytest.raises(duckdb.ConstraintException):
         store.commit(batch)
     assert store.next_seqs() == {PRODUCER: 1} and store.cursor == 1

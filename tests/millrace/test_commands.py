@@ -126,7 +126,7 @@ def erased(config: Path) -> list[Erasure]:
         entries = SpoolReader(folder, folder.name).read()
         found += [decode(entry.payload) for entry in entries]
     assert all(isinstance(each, Erasure) for each in found)
-    return found  # type: ignore[return-value]  # looked at in the line above
+    return found  # looked at in the line above
 
 
 def test_an_erasure_of_a_user_is_written_down_under_every_name_that_rows_may_have(config: Path) -> None:

@@ -204,6 +204,6 @@ async def test_a_log_is_followed_each_row_once_and_an_outage_is_waited_for(
         seen.extend(row["id"] for row in rows)
 
     with pytest.raises(asyncio.CancelledError):
-        await follow_log(both.log, 2, {"alias": "triage"}, take, wait)  # type: ignore[arg-type]  # a list of rows
+        await follow_log(both.log, 2, {"alias": "triage"}, take, wait)  # a list of rows
     assert seen == ["inv_1", "inv_2", *(f"inv_new_{turn}" for turn in range(5))]
     assert capsys.readouterr().err.count("waiting") == 1

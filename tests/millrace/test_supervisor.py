@@ -48,7 +48,7 @@ def a_child(folder: Path, port: int, code: str = SERVER, **changes: object) -> C
         "ready_url": f"http://127.0.0.1:{port}/",
         "ready_timeout": 20.0,
     }
-    return Child(**{**values, **changes})  # type: ignore[arg-type]  # a test's defaults
+    return Child(**{**values, **changes})  # a test's defaults
 
 
 def alive_in(group: int) -> list[int]:
@@ -195,7 +195,7 @@ async def test_only_an_essential_child_that_keeps_dying_ends_the_others(
 
     async def kill_it_three_times() -> None:
         for life in (1, 2, 3):
-            await until(lambda life=life: lives() == life)  # type: ignore[misc]  # a default that binds it
+            await until(lambda life=life: lives() == life)  # a default that binds it
             assert child.pid
             os.kill(child.pid, signal.SIGKILL)
         await until(lambda: lives() == 4)

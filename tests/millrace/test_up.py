@@ -48,7 +48,7 @@ def test_a_second_interrupt_makes_the_stop_short_and_leaves_nothing(
         os.kill(os.getpid(), signal.SIGINT)
 
     async def body() -> None:
-        asyncio.get_running_loop().again = asyncio.create_task(interrupt_again_once_asked())  # type: ignore[attr-defined]
+        asyncio.get_running_loop().again = asyncio.create_task(interrupt_again_once_asked())
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.Event().wait()
 

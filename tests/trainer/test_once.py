@@ -93,7 +93,7 @@ def test_a_record_is_there_once_wherever_the_first_run_was_killed(
     end: str, record: Charge | Decision, producer: Producer, spool: Dying, tmp_path: Path
 ) -> None:
     log = Log()
-    once = Once(Stages(tmp_path / "job"), spool, tmp_path / "spool", log)  # type: ignore[arg-type]  # of the tests
+    once = Once(Stages(tmp_path / "job"), spool, tmp_path / "spool", log)  # of the tests
     setattr(spool, end, True)
     with pytest.raises(Killed):
         once.append("it", record)
@@ -109,7 +109,7 @@ def test_a_run_waits_for_the_log_before_it_says_that_the_record_is_not_there(
     producer: Producer, spool: Dying, tmp_path: Path
 ) -> None:
     log = Log()
-    once = Once(Stages(tmp_path / "job"), spool, tmp_path / "spool", log)  # type: ignore[arg-type]  # of the tests
+    once = Once(Stages(tmp_path / "job"), spool, tmp_path / "spool", log)  # of the tests
     spool.after = True
     with pytest.raises(Killed):
         once.append("it", CHARGE)

@@ -74,7 +74,7 @@ def test_the_control_database_is_free_while_an_adapter_is_copied(
     copied = []
 
     def copy(*arguments: Any) -> tuple[str, Path]:
-        copied.append(database.pool.checkedout())  # type: ignore[attr-defined]  # of its queue
+        copied.append(database.pool.checkedout())  # of its queue
         return store(*arguments)
 
     monkeypatch.setattr(publishing, "store", copy)

@@ -68,11 +68,11 @@ class House:
             }
         )
         worker = Worker(database, self.settings.installation, ["true"])
-        worker.rests = lambda job: True  # type: ignore[method-assign]  # nothing is started
+        worker.rests = lambda job: True  # nothing is started
         self.spool = Spool()
         self.now = 0.0
         self.scheduler = Scheduler(
-            self.settings, database, log, self.spool, worker, TrainerMetrics(), holder,  # type: ignore[arg-type]
+            self.settings, database, log, self.spool, worker, TrainerMetrics(), holder,
             clock=lambda: self.now,
         )  # fmt: skip
 

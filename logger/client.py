@@ -6,41 +6,20 @@ is missed or seen twice. JSON columns arrive as values, not as text.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-import aiohttp
 import msgspec
 
 from contract.datasets import DatasetOrder
-from contract.errors import AuthenticationFailed, InternalError, InvalidRequest, MillraceError, NotFound, Overloaded
+from contract.errors import NotFound
 from contract.settings import Filter
+from logger.transport import Page, Row, Transport, lines, query
 
 if TYPE_CHECKING:
     import pyarrow
 
-Row = dict[str, Any]
-_ERRORS: dict[int, type[MillraceError]] = {
-    400: InvalidRequest,
-    401: AuthenticationFailed,
-    404: NotFound,
-    503: Overloaded,
-}
-
-
-_SORTING = 1800.0
-"""Seconds that a logger may take to read the whole log for a dataset."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """Some rows, oldest first. No rows: there is nothing after the cursor that was asked for, now."""
-
-    rows: list[Row]
-    next: int
-    """Hand this in as ``after`` for the rows that follow."""
+__all__ = ["Count", "LoggerClient", "Page", "Row"]
 
 
 @dataclass(frozen=True)
@@ -51,42 +30,12 @@ class Count:
     cursor: int
 
 
-class LoggerClient:
+class LoggerClient(Transport):
     """An async context manager; one connection pool.
 
     Every method raises `Overloaded` (code ``logger_unavailable``) when the logger does not answer, and the error that
     the logger answered with otherwise.
     """
-
-    def __init__(self, url: str, token: str, timeout: float = 60.0) -> None:
-        """Opens nothing yet.
-
-        Args:
-            url: `settings.log.url`.
-            token: `installation.token("logger")`.
-            timeout: seconds for one whole answer, and between two pieces of a stream; above the logger's own budget
-                for a query.
-        """
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"}
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
-        # For an answer as long as the log: as long as something of it keeps coming.
-        self._endless = aiohttp.ClientTimeout(total=None, sock_read=timeout, sock_connect=5.0)
-        self._unbounded = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
-        # A dataset is sorted out before its first row.
-        self._patient = aiohttp.ClientTimeout(total=None, sock_read=max(timeout, _SORTING), sock_connect=5.0)
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
 
     async def invocation(self, identifier: str) -> Row | None:
         """One invocation with its scores and feedback under ``scores`` and ``feedback``; None where there is none."""
@@ -167,7 +116,7 @@ class LoggerClient:
 
         body = await self._read(
             "/v1/labelled/arrow",
-            _query(alias=alias, metric=metric, after=after, until=until, filter=_filter(filter)),
+            query(alias=alias, metric=metric, after=after, until=until, filter=_filter(filter)),
             timeout=self._endless,
         )
         with pyarrow.ipc.open_stream(body) as stream:
@@ -187,7 +136,7 @@ class LoggerClient:
     async def dataset(self, order: DatasetOrder) -> AsyncIterator[Row]:
         """The rows that an order comes to, as they arrive; see `logger.dataset.rows`."""
         async with self._answer("/v1/datasets", [], _body(order), self._patient) as response:
-            async for line in _lines(response.content):
+            async for line in lines(response.content):
                 yield msgspec.json.decode(line)
 
     async def dataset_figures(self, order: DatasetOrder) -> Row:
@@ -317,77 +266,9 @@ class LoggerClient:
         found: Row = await self._get("/health")
         return found
 
-    async def _page(self, path: str, **query: Any) -> Page:
-        found = await self._get(path, **query)
-        return Page(found["rows"], found["next"])
-
-    async def _get(self, path: str, **query: Any) -> Any:
-        return msgspec.json.decode(await self._read(path, _query(**query)))
-
-    async def _order(self, path: str, body: Row) -> Row:
-        """Work that takes as long as the log is large; nothing comes until it is done."""
-        found: Row = msgspec.json.decode(await self._read(path, [], body, self._unbounded))
-        return found
-
-    async def _read(
-        self,
-        path: str,
-        query: list[tuple[str, str]],
-        body: Row | None = None,
-        timeout: aiohttp.ClientTimeout | None = None,
-    ) -> bytes:
-        async with self._answer(path, query, body, timeout) as response:
-            return await response.read()
-
-    @asynccontextmanager
-    async def _answer(
-        self, path: str, query: list[tuple[str, str]], body: Row | None, timeout: aiohttp.ClientTimeout | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:
-            raise RuntimeError("use LoggerClient as `async with LoggerClient(url, token) as log`")
-        method = "GET" if body is None else "POST"
-        try:
-            async with self._session.request(
-                method, self._url + path, params=query, json=body, timeout=timeout or self._timeout
-            ) as response:
-                if response.status != 200:
-                    answered(response.status, await response.read())
-                yield response
-        except (TimeoutError, aiohttp.ClientError) as error:
-            reason = str(error) or type(error).__name__
-            raise Overloaded(
-                f"the logger at {self._url} does not answer: {reason}", code="logger_unavailable", retry_after=1.0
-            ) from error
-
-
-def answered(status: int, content: bytes) -> bytes:
-    """The content of an answer; the error that it carries is raised."""
-    if status != 200:
-        raise _error(status, content)
-    return content
-
-
-async def _lines(pieces: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length: the reader's own have a bound."""
-    rest = b""
-    async for piece in pieces.iter_any():
-        *whole, rest = (rest + piece).split(b"\n")
-        for line in whole:
-            yield line
-
 
 def _body(order: DatasetOrder) -> Row:
     return order.model_dump(mode="json")
-
-
-def _query(**values: Any) -> list[tuple[str, str]]:
-    """Query parameters: a list is a repeated parameter, None is none."""
-    pairs = []
-    for name, value in values.items():
-        if value is None:
-            continue
-        pairs += [(name, str(each)) for each in (value if isinstance(value, list) else [value])]
-    return pairs
 
 
 def _json(value: Mapping[str, str] | None) -> str | None:
@@ -396,12 +277,3 @@ def _json(value: Mapping[str, str] | None) -> str | None:
 
 def _filter(value: Filter | None) -> str | None:
     return value.model_dump_json(exclude_defaults=True) if value is not None else None
-
-
-def _error(status: int, content: bytes) -> MillraceError:
-    try:
-        found = msgspec.json.decode(content)["error"]
-        message, param, code = str(found["message"]), found["param"], found["code"]
-    except (msgspec.DecodeError, KeyError, TypeError):
-        message, param, code = f"the logger answered {status}: {content[:200]!r}", None, None
-    return _ERRORS.get(status, InternalError)(message, param=param, code=code)

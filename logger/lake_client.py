@@ -14,9 +14,10 @@ from fastapi import FastAPI
 
 from contract.settings import StoreSettings
 from logger.api import create_reader
-from logger.client import LoggerClient, Row, answered
+from logger.client import LoggerClient, Row
 from logger.lake import Lake
 from logger.places import place
+from logger.transport import answered
 
 
 class LakeClient(LoggerClient):

@@ -38,7 +38,7 @@ ATTEMPTS = {
     "files of others": """
 def attempts(item):
     of_init = os.path.join("/proc/1/root", "etc")
-    for path in (item["canary"], "/etc/passwd", "/etc/shadow", "/etc/hostname", "/root", of_init):
+    for path in (item["canary"], "/etc/passwd", "/etc/shadow", "/etc/hostname", of_init):
         yield lambda: os.stat(path)
         yield lambda: open(path).read()
     yield lambda: [p for p in glob.glob("/home/*")]
